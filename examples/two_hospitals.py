@@ -27,7 +27,7 @@ HOSPITALS = ("north", "south")
 
 async def worker(root: Path, name: str, address: str = "localhost:0") -> tuple[Process, str]:
     """`confide worker` with a folder for shares; the process, and where it is reached."""
-    process = await create_subprocess_exec(*CONFIDE, "worker", address, "--data", str(root / name), stdout=PIPE)
+    process = await create_subprocess_exec(*CONFIDE, "worker", address, "--data", str(root / name), "--log-level", "warning", stdout=PIPE)
     assert process.stdout is not None
     return process, (await process.stdout.readline()).decode().split()[1]
 

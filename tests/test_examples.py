@@ -143,7 +143,10 @@ def test_all_of_it_together():
     assert len(spent) == 6
     assert spent == sorted(spent)
     assert 2.0 < spent[-1] <= 3.0
-    assert float(shown.splitlines()[-1].split("accuracy ")[1].split("%")[0]) > 65
+    accuracy, answered = shown.splitlines()[-2:]
+    assert float(accuracy.split("accuracy ")[1].split("%")[0]) > 65
+    assert int(answered.split()[0]) >= 4, "of twelve: ten classes"
+    assert answered.endswith("no weight was opened")
 
 
 @pytest.mark.long

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from protocols.datasets.dataset import SharedDataset
 from protocols.errors import InputError
+from protocols.estimators import arrays
 from protocols.estimators.settings import Array, Data
 from protocols.training.networks.functions import FRACTION
 
@@ -94,57 +94,27 @@ def based(rows: Array, scale: Scaling, stored: Array, bits: float) -> tuple[Basi
     return Basis(scale.center, back, rank, float(singular[0] / singular[rank - 1])), np.pad(left[:, :rank] * up, padding)
 
 
-def table(name: str, x: npt.ArrayLike) -> Array:
-    """Read a table of finite numbers, (examples, columns).
-
-    Raises:
-        InputError: it is none.
-    """
-    rows = np.asarray(x)
-    if rows.dtype.kind not in "biuf":
-        raise InputError(f"{name} is made of {rows.dtype}: numbers are needed")
-    rows = rows.astype(np.float64)
-    if rows.ndim != 2 or not rows.size:
-        raise InputError(f"{name} has shape {rows.shape}: a table (examples, features) is needed")
-    if not np.isfinite(rows).all():
-        raise InputError(f"{name} has NaN or infinite values in columns {sorted(set(np.nonzero(~np.isfinite(rows))[1].tolist()))}")
-    return rows
-
-
 def as_many(x: Data, y: Data, weights: Data | None) -> int:
     """Return how many examples there are, as many in all.
 
     Raises:
-        InputError: of something there are more or fewer.
+        InputError: of something there are more or fewer, or none.
     """
-    counts = [_length(one) for one in (x, y, weights) if one is not None]
-    if len(set(counts)) > 1:
-        names = [name for name, one in (("x", x), ("y", y), ("sample_weight", weights)) if one is not None]
-        told = ", ".join(f"{count} of {name}" for name, count in zip(names, counts, strict=True))
+    given = {"x": x, "y": y} | ({} if weights is None else {"sample_weight": weights})
+    counts = {name: _length(name, one) for name, one in given.items()}
+    if len(set(counts.values())) > 1:
+        told = ", ".join(f"{count} of {name}" for name, count in counts.items())
         raise InputError(f"there are {told}: they must be as many")
-    return counts[0]
+    return counts["x"]
 
 
-def _length(data: Data) -> int:
-    shape = data.shape if isinstance(data, SharedDataset) else np.shape(data)
+def _length(name: str, data: Data) -> int:
+    shape = data.shape if isinstance(data, SharedDataset) else arrays.plain(name, data).shape
     if not shape:
-        raise InputError("a number was given where an array of examples is needed")
+        raise InputError(f"{name} is {'missing' if data is None else 'no array'}: an array of examples is needed")
+    if not shape[0]:
+        raise InputError(f"{name} has shape {shape}: there is no example")
     return int(shape[0])
-
-
-def own_weights(weights: npt.ArrayLike) -> Array:
-    """Check weights that are here, (n,).
-
-    Raises:
-        InputError: they are no weights.
-    """
-    found = np.asarray(weights)
-    if found.dtype.kind not in "biuf" or found.ndim != 1:
-        raise InputError(f"sample_weight is {found.dtype} of shape {found.shape}: one number an example is needed")
-    found = found.astype(np.float64)
-    if not (np.isfinite(found).all() and (found >= 0).all() and found.sum() > 0):
-        raise InputError("sample_weight has values below 0, NaN or infinity, or none above 0: weights of at least 0 are needed")
-    return found
 
 
 def shared_weights(weights: SharedDataset) -> SharedDataset:
@@ -189,11 +159,12 @@ def labels(y: Data) -> tuple[Array, Array]:
         if y.content != "labels" or y.shape[1] < 2:
             raise InputError(f"{y.name!r} is no array of labels of at least two classes: store one integer an example, from 0")
         return np.zeros(0, int), np.arange(y.shape[1])
-    found = np.asarray(y)
+    found = arrays.plain("y", y)
     if found.ndim != 1:
         raise InputError(f"y has shape {found.shape}: one label an example is needed")
+    arrays.present("y", found)
     if found.dtype.kind == "f" and not (np.isfinite(found).all() and (found == np.round(found)).all()):
-        raise InputError("y has NaN, infinite or fractional values: labels are needed, LinearRegression fits numbers")
+        raise InputError("y has infinite or fractional values: labels are needed, LinearRegression fits numbers")
     try:
         names, numbers = np.unique(found, return_inverse=True)
     except TypeError:

@@ -11,11 +11,12 @@ import numpy.typing as npt
 
 from protocols.datasets.dataset import SharedDataset
 from protocols.errors import InputError, PrecisionWarning
+from protocols.estimators import arrays
 from protocols.estimators import data as forms
 from protocols.estimators.data import Basis, Scaling, based
 from protocols.estimators.least_squares import ROUNDING, Normal, Solution, deviations, normal, solve
 from protocols.estimators.run import Run
-from protocols.estimators.settings import AffineEstimator, Array, Data, weights_of_rows
+from protocols.estimators.settings import AffineEstimator, Array, Data, Regressor
 from protocols.training.networks.functions import FRACTION
 from protocols.training.regression import Moments
 from protocols.training.regression.moments import BATCH, LARGEST_BITS, Asked
@@ -37,20 +38,20 @@ SMALL_BATCH = 65_536
 """Examples of a step where sums cannot wrap around."""
 
 
-class _Linear(AffineEstimator):
+class _Linear(Regressor, AffineEstimator):
     """What both linear models share.
 
     Attributes:
         rank_: how many directions of the features are told apart from rounding to 2^-16.
     """
 
-    _estimator_type = "regressor"
     fit_intercept: bool
     alpha: float
     rank_: int
 
     def _check(self) -> None:
-        if not isinstance(self.alpha, int | float | np.number) or not 0 <= self.alpha < math.inf:
+        self._check_intercept()
+        if not forms.is_number(self.alpha) or not 0 <= self.alpha < math.inf:
             raise InputError(f"alpha={self.alpha!r}; a number of at least 0 is needed, the same for all targets")
 
     async def _fit(self, cluster: Cluster, x: Data, y: Data, sample_weight: Data | None) -> Self:
@@ -124,17 +125,6 @@ class _Linear(AffineEstimator):
         targets = self._affine(x)
         return targets[:, 0] if self.coef_.ndim == 1 else targets
 
-    def score(self, x: npt.ArrayLike, y: npt.ArrayLike, sample_weight: npt.ArrayLike | None = None) -> float:
-        """Return R^2, the part of the variance of the targets that is explained, the mean over targets."""
-        found, true = self.predict(x), np.asarray(y, np.float64)
-        if found.shape != true.shape:
-            raise InputError(f"y has shape {true.shape}; {found.shape} is needed")
-        weights = weights_of_rows(sample_weight, len(true)).reshape(-1, *[1] * (true.ndim - 1))
-        mean = (weights * true).sum(0) / weights.sum()
-        unexplained, total = (weights * (true - found) ** 2).sum(0), (weights * (true - mean) ** 2).sum(0)
-        parts = np.where(total > 0, 1 - unexplained / np.where(total > 0, total, 1.0), np.where(unexplained > 0, 0.0, 1.0))
-        return float(np.mean(parts))
-
 
 class _Prepared:
     """Data of a fit as they are stored: what is here is centred and scaled before, so that fixed point is fine enough and nothing wraps.
@@ -162,7 +152,7 @@ class _Prepared:
     async def stored(self, x: Data, y: Data, weights: Data | None) -> tuple[SharedDataset, ...]:
         """Check everything that is here, then store it."""
         self.complete = not any(isinstance(one, SharedDataset) for one in (x, y, weights))
-        own = None if weights is None or isinstance(weights, SharedDataset) else forms.own_weights(weights)
+        own = None if weights is None or isinstance(weights, SharedDataset) else arrays.own_weights(weights)
         if own is not None:
             self.largest_weight = 1 / own.max()
         rows_weights = own if self.complete else None  # weights go into rows, which costs nothing
@@ -171,14 +161,14 @@ class _Prepared:
         if isinstance(x, SharedDataset):
             self.x, features = Basis.none(self._numbers(x).shape[1]), x
         else:
-            rows = forms.table("x", x)
+            rows = arrays.table("x", x)
             scale, columns, moved = self._columns(rows, rows_weights, own)
             self.x, features = based(moved, scale, columns, self._bits)
         if isinstance(y, SharedDataset):
             self.y, targets = Scaling.none(self._numbers(y).shape[1]), y
             self.squares = np.full(y.shape[1], np.nan)
         else:
-            self.y, targets, _ = self._columns(forms.table("y", self._targets(y)), rows_weights, own)
+            self.y, targets, _ = self._columns(arrays.table("y", self._targets(y)), rows_weights, own)
             self.squares = ((targets - targets.mean(0) * self._centred) ** 2).sum(0)
         self.target_errors = np.full(len(self.squares), ROUNDING)
         column = None if own is None or self.complete else forms.storable(own)
@@ -198,7 +188,7 @@ class _Prepared:
         return tuple(shared)
 
     def _targets(self, y: npt.ArrayLike) -> Array:
-        found = np.asarray(y)
+        found = arrays.numbers("y", y)
         if found.ndim not in (1, 2):
             raise InputError(f"y has shape {found.shape}: one or several targets an example are needed")
         return found.reshape(len(found), -1)

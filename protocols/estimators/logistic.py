@@ -39,6 +39,9 @@ FAR = 0.1
 STRONGEST = 2.0**20
 """The largest strength of the penalty beside the sum of losses, 1 / C, that weights of 24 fractional bits can follow."""
 
+LIGHT = 2.0**10
+"""How many times that it may be where weights of examples are less than 1: coefficients are a few units of their last digit then."""
+
 
 class LogisticRegression(Classifier, AffineEstimator):
     """The probability of each class is the softmax of x coef_^T + intercept_; with two classes the sigmoid for the second.
@@ -130,6 +133,7 @@ class LogisticRegression(Classifier, AffineEstimator):
             raise InputError(
                 f"learning_rate={self.learning_rate!r}; None or a number above 0 is needed; gradients are full: a schedule has no use"
             )
+        self._check_intercept()
         self._check_classes()
 
     async def _fit(self, cluster: Cluster, x: Data, y: Data, sample_weight: Data | None) -> Self:
@@ -200,6 +204,11 @@ class LogisticRegression(Classifier, AffineEstimator):
         penalty = self._strength(total) / total
         if penalty * total > STRONGEST:
             raise InputError(f"l2={self.l2}; at most {STRONGEST / total:g} is possible with these data")
+        if penalty * total * prepared.largest_weight > STRONGEST * LIGHT:
+            raise InputError(
+                f"weights of examples are at most {1 / prepared.largest_weight:g} beside a penalty of {penalty * total:g}: coefficients"
+                " would be below what fixed point holds; use larger weights, or a weaker penalty (a larger C)"
+            )
         outputs = len(prepared.labels) if len(prepared.labels) > 2 else 1
         stored = total * prepared.largest_weight
         slope = 0.25 if outputs == 1 else 0.5

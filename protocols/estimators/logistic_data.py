@@ -11,6 +11,7 @@ import numpy as np
 
 from protocols.datasets.dataset import SharedDataset
 from protocols.errors import InputError
+from protocols.estimators import arrays
 from protocols.estimators import data as forms
 from protocols.estimators.data import Scaling
 from protocols.estimators.run import Run
@@ -80,7 +81,7 @@ class LogisticData:
 
     async def store(self, x: Data, y: Data, weights: Data | None) -> None:
         """Check everything that is here, then store it."""
-        own = None if weights is None or isinstance(weights, SharedDataset) else forms.own_weights(weights)
+        own = None if weights is None or isinstance(weights, SharedDataset) else arrays.own_weights(weights)
         numbers, self.labels = forms.labels(y)
         if isinstance(weights, SharedDataset):
             forms.shared_weights(weights)
@@ -95,7 +96,7 @@ class LogisticData:
         if isinstance(x, SharedDataset):
             self.x, features = Scaling.none(x.shape[1]), x
         else:
-            self.x, self._here = self._scaled(forms.table("x", x))
+            self.x, self._here = self._scaled(arrays.table("x", x))
             features = await self._run.store("features", self._here)
         targets = y if isinstance(y, SharedDataset) else await self._run.store("labels", numbers, classes=len(self.labels))
         if isinstance(weights, SharedDataset):

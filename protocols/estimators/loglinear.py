@@ -10,11 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from protocols.datasets.dataset import SharedDataset
-from protocols.errors import Diverged, InputError
+from protocols.errors import Diverged, InputError, PrecisionWarning
+from protocols.estimators import arrays
 from protocols.estimators import data as forms
 from protocols.estimators.data import Scaling
+from protocols.estimators.least_squares import CAUTION, ROUNDING
 from protocols.estimators.run import Run
-from protocols.estimators.settings import AffineEstimator, Array, Data, convergence_warning, weights_of_rows
+from protocols.estimators.settings import AffineEstimator, Array, Data, Regressor, convergence_warning, explained
 from protocols.mpc.numbers.fixed_point import encode
 from protocols.training.networks.functions import FRACTION
 from protocols.training.regression import LogLinear, Moments
@@ -28,6 +30,12 @@ if TYPE_CHECKING:
 REACH, TOP = 3, 8
 """Features that are here are stored within +-2^REACH, targets below 2^TOP."""
 
+NARROW = 2.0**-6
+"""The smallest spread of a column as it is stored by which its gradient is measured: less is rounding."""
+
+CUT, UNSURE = 1e-9, 8.0
+"""A direction counts if its curvature is above `CUT` of the largest, and above `UNSURE` times what rounding products adds."""
+
 SHIFT, SHIFTS = 1.0, 64
 """By how much, and how often, the largest score of features of others is looked for."""
 
@@ -35,10 +43,9 @@ HALVINGS = 20
 """How often a step is halved that makes the loss larger."""
 
 
-class _LogLinear(AffineEstimator):
+class _LogLinear(Regressor, AffineEstimator):
     """What both models share."""
 
-    _estimator_type = "regressor"
     _gamma: bool
     n_iter_: int
 
@@ -58,6 +65,7 @@ class _LogLinear(AffineEstimator):
     def _check(self) -> None:
         if not forms.is_number(self.alpha) or not 0 <= self.alpha < math.inf:
             raise InputError(f"alpha={self.alpha!r}; a number of at least 0 is needed")
+        self._check_intercept()
         if not forms.is_number(self.tol) or not 1e-6 <= self.tol <= 1:
             raise InputError(f"tol={self.tol!r}; from 1e-06, below which gradients are not known on shares, to 1 is needed")
         if not isinstance(self.max_iter, int | np.integer) or isinstance(self.max_iter, bool) or self.max_iter < 1:
@@ -74,6 +82,14 @@ class _LogLinear(AffineEstimator):
         self.coef_ = theta[:-1] * scale.factor
         self.intercept_ = float(theta[-1] - self.coef_ @ scale.center - math.log(newton.factor)) if self.fit_intercept else 0.0
         self.n_features_in_, self.n_iter_ = len(self.coef_), made
+        if newton.directions < newton.exact:
+            warnings.warn(
+                f"features, and the intercept, vary in {newton.exact} directions, of which fixed point tells {newton.directions} apart:"
+                " coefficients may not be those that are expected; leave out features that nearly follow from others, have owners of data"
+                " scale them to about 1 before they are stored, or use a larger alpha",
+                PrecisionWarning,
+                stacklevel=2,
+            )
         if not converged:
             warnings.warn(
                 f"{type(self).__name__} has not converged in {made} iterations: an element of the gradient is above tol={self.tol:g}; raise"
@@ -90,10 +106,23 @@ class _LogLinear(AffineEstimator):
 
     def score(self, x: npt.ArrayLike, y: npt.ArrayLike, sample_weight: npt.ArrayLike | None = None) -> float:
         """Return D^2, the part of the deviance that is explained, as in scikit-learn."""
-        true = np.asarray(y, np.float64)
-        weights = weights_of_rows(sample_weight, len(true))
+        found = self.predict(x)
+        true, weights = arrays.true_numbers(y, found), arrays.weights_of_rows(sample_weight, len(found))
+        self._possible(true[weights > 0])
         mean = np.full(len(true), np.average(true, weights=weights))
-        return 1 - float(weights @ self._deviance(true, self.predict(x))) / float(weights @ self._deviance(true, mean))
+        some = weights > 0
+        unexplained, total = (float(weights[some] @ self._deviance(true[some], one[some])) for one in (found, mean))
+        return explained(unexplained, total)
+
+    def _possible(self, targets: Array) -> None:
+        """Refuse targets that have no deviance.
+
+        Raises:
+            InputError: there are some.
+        """
+        if (targets < 0).any() or (self._gamma and (targets == 0).any()) or not targets.any():
+            bad = "below 0, or 0" if self._gamma else "below 0, or 0 only"
+            raise InputError(f"y has values {bad}: {type(self).__name__} cannot have them")
 
     def _deviance(self, y: Array, mean: Array) -> Array:
         if self._gamma:
@@ -107,7 +136,7 @@ class PoissonRegressor(_LogLinear):
     It minimises what scikit-learn minimises, half the mean deviance and alpha / 2 |coef_|^2, by Newton's method, from scores 0. In each
     step the servers compute means and the products of features that they weigh on shares; gradient and Hessian are opened to this process,
     and weights that are tried go back as shares. It has converged when no element of the gradient is above `tol` times the mean of the
-    targets (above `tol`, of `GammaRegressor`), by columns as they are stored, else a `ConvergenceWarning` says so.
+    targets (above `tol`, of `GammaRegressor`), by columns that spread over 1, else a `ConvergenceWarning` says so.
 
     Args:
         cluster: a running `protocols.Cluster`, or a started one of `protocols.keras_hook`.
@@ -139,38 +168,61 @@ class GammaRegressor(_LogLinear):
     _gamma = True
 
 
+def newton_step(hessian: Array, gradient: Array, noise: Array) -> tuple[Array, int]:
+    """Return H^-1 g in the directions that count, and how many these are, for parameters of any scale.
+
+    Args:
+        hessian: (parameters, parameters), positive semidefinite.
+        gradient: (parameters,).
+        noise: what rounding may have added to the diagonal of the Hessian.
+    """
+    diagonal = np.diag(hessian)
+    width = np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
+    values, vectors = np.linalg.eigh(hessian / np.outer(width, width))
+    kept = values > CUT * values[-1] + (noise / width**2) @ vectors**2
+    found = vectors[:, kept]
+    step: Array = found @ ((found.T @ (gradient / width)) / values[kept]) / width
+    return step, int(kept.sum())
+
+
+def _spreads(gram: Array) -> Array:
+    """Return by what the gradient of each parameter is measured: how far its column spreads as it is stored, at most 1."""
+    spreads: Array = np.sqrt(np.clip(np.diag(gram) / max(gram[-1, -1], 1e-300), NARROW**2, 1.0))
+    return spreads
+
+
 class _Newton:
     """A fit on data as they are stored.
 
     Attributes:
         scale: how features are stored.
         factor: what targets are multiplied by.
+        directions: in how many directions the last step was taken.
     """
 
     def __init__(self, run: Run, examples: int, model: _LogLinear) -> None:
         self._run, self._examples, self._model = run, examples, model
         self._here: Array | None = None
-        self.factor, self._checked = 1.0, False
+        self.factor, self.directions, self._checked = 1.0, 0, False
 
     async def store(self, x: Data, y: Data, weights: Data | None) -> None:
         """Check everything that is here, then store it."""
-        gamma, arrays = self._model._gamma, []
-        own = None if weights is None or isinstance(weights, SharedDataset) else forms.own_weights(weights)
-        rows = None if isinstance(x, SharedDataset) else forms.table("x", x)
+        gamma, stored = self._model._gamma, []
+        own = None if weights is None or isinstance(weights, SharedDataset) else arrays.own_weights(weights)
+        counts = np.ones(self._examples, bool) if own is None else own > 0
+        rows = None if isinstance(x, SharedDataset) else arrays.table("x", x)
         for one in (x, y):
             if isinstance(one, SharedDataset) and one.content != "numbers":
                 raise InputError(f"{one.name!r} was stored as labels because it is made of integers: store floats")
         targets = None
         if not isinstance(y, SharedDataset):
-            if np.ndim(y) != 1:
-                raise InputError(f"y has shape {np.shape(y)}: one target an example is needed")
-            targets = forms.table("y", np.reshape(np.asarray(y), (-1, 1)))
-            if (targets < 0).any() or (gamma and (targets == 0).any()) or not targets.any():
-                bad = "below 0, or 0" if gamma else "below 0, or 0 only"
-                raise InputError(f"y has values {bad}: {type(self._model).__name__} cannot have them")
+            targets = arrays.target(y)
+            targets = np.where(counts[:, None], targets, 0.0)
+            self._model._possible(targets[counts])
             self.factor = 2.0**TOP / float(targets.max()) * (1 - 2.0**-20)
-            if gamma and targets.min() * self.factor < 2.0 ** (TOP - FRACTION):
-                span = f"{targets.min():g} to {targets.max():g}"
+            least = float(targets[counts].min())
+            if gamma and least * self.factor < 2.0 ** (TOP - FRACTION):
+                span = f"{least:g} to {targets.max():g}"
                 raise InputError(f"y is from {span}: for gamma regression on shares at most a factor of 65,536")
         elif y.shape[1] != 1:
             raise InputError(f"{y.name!r} has {y.shape[1]} targets an example: one is needed")
@@ -180,28 +232,33 @@ class _Newton:
         if rows is None:
             assert isinstance(x, SharedDataset)
             self.scale, self._reach = Scaling.none(x.shape[1]), LARGEST_BITS
-            arrays.append(x)
+            stored.append(x)
         else:
-            self.scale, self._reach = self._scaled(rows), REACH
-            self._here = np.where(np.ptp(rows, 0) > 0, self.scale.stored(rows), 0.0)
-            arrays.append(await self._run.store("features", self._here))
+            self._reach = REACH
+            self.scale, self._here = self._scaled(rows, counts)
+            stored.append(await self._run.store("features", self._here))
         if targets is None:
             assert isinstance(y, SharedDataset)
-            arrays.append(y)
+            stored.append(y)
         else:
-            arrays.append(await self._run.store("targets", targets * self.factor))
+            stored.append(await self._run.store("targets", targets * self.factor))
         if isinstance(weights, SharedDataset):
-            arrays.append(weights)
+            stored.append(weights)
         elif own is not None:
-            arrays.append(await self._run.store("weights", forms.storable(own)))
-        self._arrays = tuple(arrays)
+            stored.append(await self._run.store("weights", forms.storable(own)))
+        self._arrays = tuple(stored)
         self._top = TOP if targets is not None else LARGEST_BITS
 
-    def _scaled(self, rows: Array) -> Scaling:
-        center = rows.mean(0) if self._model.fit_intercept else np.zeros(rows.shape[1])
-        far = np.abs(rows - center).max(0)
-        factor = np.where(far > 1e-12 * np.abs(rows).max(0), 2.0**REACH / np.where(far > 0, far, 1.0) * (1 - 2.0**-20), 1.0)
-        return Scaling(center, factor)
+    def _scaled(self, rows: Array, counts: Array) -> tuple[Scaling, Array]:
+        """Return how features that are here are stored, and what is: 0 where the weight of an example is, and in constant columns."""
+        some = rows[counts]
+        center = some.mean(0) if self._model.fit_intercept else np.zeros(rows.shape[1])
+        far = np.abs(some - center).max(0)
+        far[far <= 1e-12 * np.abs(some).max(0)] = 0.0  # a constant column, but for how its mean is rounded
+        scale = Scaling(center, np.where(far > 0, 2.0**REACH / np.where(far > 0, far, 1.0) * (1 - 2.0**-20), 1.0))
+        stored = np.zeros(rows.shape)
+        stored[counts] = np.where(far > 0, scale.stored(some), 0.0)
+        return scale, stored
 
     async def begin(self) -> None:
         """Find the sums that no step changes, and where to begin."""
@@ -246,6 +303,18 @@ class _Newton:
             self._shift += SHIFT
         raise Diverged(1)
 
+    def _noise(self, gram: Array) -> Array:
+        """Return what rounding may add to each diagonal element of `gram`: of products, and of features to `FRACTION` bits."""
+        products = math.sqrt(self._examples * len(gram)) * 2.0**-self._plan.digits * math.exp(self._shift)
+        return np.append(np.full(len(gram) - 1, max(gram[-1, -1], 0.0) * ROUNDING * CAUTION), 0.0) + UNSURE * products
+
+    @property
+    def exact(self) -> int:
+        """In how many directions features vary, and the intercept, as numpy tells them apart; all of them where they are not here."""
+        if self._here is None:
+            return self._plan.inputs + bool(self._model.fit_intercept)
+        return int(np.linalg.matrix_rank(self._here)) + bool(self._model.fit_intercept)  # they are centred
+
     async def converge(self) -> tuple[Array, int, bool]:
         """Step until the gradient is small."""
         model, columns = self._model, self._plan.inputs
@@ -264,10 +333,12 @@ class _Newton:
         while True:
             slope = gram[:, -1] * (-1 if model._gamma else 1) + self._linear
             gradient = (unit * slope / self._total + penalty * theta)[some]
-            if np.abs(gradient).max() <= limit or made == model.max_iter:
-                return theta, made, bool(np.abs(gradient).max() <= limit)
             hessian = (unit * gram / self._total + np.diag(penalty))[np.ix_(some, some)]
-            step, before = np.linalg.lstsq(hessian, gradient, rcond=1e-9)[0], loss(theta, gram)
+            step, self.directions = newton_step(hessian, gradient, (unit * self._noise(gram) / self._total)[some])
+            small = bool((np.abs(gradient) <= limit * _spreads(gram)[some]).all())
+            if small or made == model.max_iter:
+                return theta, made, small
+            before = loss(theta, gram)
             for halving in range(HALVINGS):
                 tried = theta.copy()
                 tried[some] -= step / 2**halving

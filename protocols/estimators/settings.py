@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from protocols.datasets.dataset import SharedDataset
 from protocols.errors import InputError, ModelError
+from protocols.estimators import arrays
 
 if TYPE_CHECKING:
     from protocols import keras_hook
@@ -120,11 +121,11 @@ class Estimator(ABC):
 
         Raises:
             ModelError: nothing is fitted yet.
-            InputError: they have another number of columns.
+            InputError: they have another number of columns, or are no finite numbers.
         """
         if not hasattr(self, "n_features_in_"):
             raise ModelError(f"this {type(self).__name__} is not fitted yet: await fit(x, y) first")
-        rows = np.asarray(x, np.float64)
+        rows = arrays.numbers("x", x)
         if rows.ndim != 2 or rows.shape[1] != self.n_features_in_:
             raise InputError(f"x has shape {rows.shape}; a table of {self.n_features_in_} columns is needed, as in fit")
         return rows
@@ -139,11 +140,22 @@ class AffineEstimator(Estimator):
 
     Attributes:
         coef_: the coefficients, in the shape that scikit-learn gives them.
+        fit_intercept: whether there is an intercept.
         intercept_: the same of intercepts.
     """
 
     coef_: Array
     intercept_: Any
+    fit_intercept: bool
+
+    def _check_intercept(self) -> None:
+        """Refuse what is no truth value.
+
+        Raises:
+            InputError: it is none.
+        """
+        if not isinstance(self.fit_intercept, bool | np.bool_):
+            raise InputError(f"fit_intercept={self.fit_intercept!r}; True or False is needed")
 
     def _affine(self, x: npt.ArrayLike) -> Array:
         """Return x coef_^T + intercept_ for new rows, in the clear: (n, outputs)."""
@@ -185,17 +197,29 @@ class Classifier(Estimator):
 
     def score(self, x: npt.ArrayLike, y: npt.ArrayLike, sample_weight: npt.ArrayLike | None = None) -> float:
         """Return the part of rows whose label is predicted, by weight."""
-        right = self.predict(x) == np.asarray(y)
-        return float(np.average(right, weights=weights_of_rows(sample_weight, len(right))))
+        found = self.predict(x)
+        right = found == arrays.true_labels(y, found)
+        return float(np.average(right, weights=arrays.weights_of_rows(sample_weight, len(right))))
 
 
-def weights_of_rows(sample_weight: npt.ArrayLike | None, rows: int) -> Array:
-    """Return weights for scores in the clear.
+class Regressor(Estimator):
+    """A fitted function with numbers as values."""
 
-    Raises:
-        InputError: not as many as rows.
-    """
-    weights = np.ones(rows) if sample_weight is None else np.asarray(sample_weight, np.float64)
-    if weights.shape != (rows,):
-        raise InputError(f"sample_weight has shape {weights.shape}; ({rows},) is needed")
-    return weights
+    _estimator_type = "regressor"
+
+    @abstractmethod
+    def predict(self, x: npt.ArrayLike) -> Array:
+        """Return the targets of each row, (n,) or (n, targets)."""
+
+    def score(self, x: npt.ArrayLike, y: npt.ArrayLike, sample_weight: npt.ArrayLike | None = None) -> float:
+        """Return R^2, the part of the variance of the targets that is explained, the mean over targets."""
+        found = self.predict(x)
+        true, weights = arrays.true_numbers(y, found), arrays.weights_of_rows(sample_weight, len(found))
+        mean = np.average(true, 0, weights)
+        unexplained, total = (np.atleast_1d(weights @ (true - one) ** 2) for one in (found, mean))
+        return float(np.mean([explained(*parts) for parts in zip(unexplained.tolist(), total.tolist(), strict=True)]))
+
+
+def explained(unexplained: float, total: float) -> float:
+    """Return what part of a total is explained; as in scikit-learn 1 if there is nothing to explain, 0 if there is too much."""
+    return 1 - unexplained / total if total > 0 else float(unexplained <= 0)

@@ -210,4 +210,5 @@ class GradientBoostingRegressor(TreeRegressor, _Boosted):
 
     def predict(self, x: npt.ArrayLike) -> Array:
         """Return the target of each row, (n,)."""
-        return self._targets.real(self._scores(x)[:, 0])
+        scores = self._scores(x)[:, 0]
+        return self._targets.real(scores)

@@ -8,12 +8,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-import numpy.typing as npt
 
 from protocols.errors import Diverged, InputError, TooLarge
 from protocols.estimators.data import is_number
 from protocols.estimators.run import Run
-from protocols.estimators.settings import Array, Classifier, Data, Estimator, weights_of_rows
+from protocols.estimators.settings import Array, Classifier, Data, Estimator, Regressor
 from protocols.estimators.trees.tree_data import FAR, Targets, TreeData
 from protocols.mpc.parties.exchange import Ring
 from protocols.owner.fitting import MEMORY
@@ -42,7 +41,8 @@ class Ensemble(Estimator):
 
     def _check_count(self, name: str, value: Any, least: int, most: int) -> None:
         if not isinstance(value, int | np.integer) or isinstance(value, bool) or not least <= value <= most:
-            raise InputError(f"{name}={value!r}; a whole number from {least} to {most:,} is needed: all trees have one depth on shares")
+            why = ": all trees have one depth on shares" if name == "max_depth" else ""
+            raise InputError(f"{name}={value!r}; a whole number from {least} to {most:,} is needed{why}")
 
     def _check_number(self, name: str, value: Any, least: float, most: float, *, strict: bool = False) -> None:
         if not is_number(value) or not least <= value <= most or (strict and value == least) or math.isinf(value):
@@ -92,27 +92,12 @@ class TreeClassifier(Classifier, Ensemble):
         return self
 
 
-class TreeRegressor(Ensemble):
+class TreeRegressor(Regressor, Ensemble):
     """Trees for numbers."""
 
-    _estimator_type = "regressor"
     _targets: Targets
 
     async def _fit(self, cluster: Cluster, x: Data, y: Data, sample_weight: Data | None) -> Self:
         examples = await self._fit_trees(cluster, x, y, sample_weight, labels=False, classes=None)
         self._targets = examples.targets
         return self
-
-    @abstractmethod
-    def predict(self, x: npt.ArrayLike) -> Array:
-        """Return the target of each row, (n,)."""
-
-    def score(self, x: npt.ArrayLike, y: npt.ArrayLike, sample_weight: npt.ArrayLike | None = None) -> float:
-        """Return R^2, the part of the variance of the targets that is explained."""
-        found, true = self.predict(x), np.asarray(y, np.float64)
-        if true.shape != found.shape:
-            raise InputError(f"y has shape {true.shape}; {found.shape} is needed")
-        weights = weights_of_rows(sample_weight, len(true))
-        total = float(weights @ (true - np.average(true, weights=weights)) ** 2)
-        unexplained = float(weights @ (true - found) ** 2)
-        return 1 - unexplained / total if total > 0 else float(unexplained == 0)

@@ -109,6 +109,11 @@ class _Forest(Ensemble):
             draws = np.stack([np.bincount(row.astype(np.int64), minlength=plan.examples) for row in rows]).astype(np.float64)
         if examples.weights is not None:
             draws *= forms.storable(examples.weights).reshape(-1)
+        if draws.sum(1).min() < plan.weight:
+            raise InputError(
+                f"min_samples_leaf={self.min_samples_leaf}, and a tree has examples of a weight of"
+                f" {draws.sum(1).min() / examples.largest_weight:g} only: use a smaller one"
+            )
         placed = {"draws": encode(draws, 2.0**-FRACTION)}
         if plan.columns:
             nodes = plan.rounds * ((1 << plan.depth) - 1)
@@ -211,4 +216,5 @@ class RandomForestRegressor(TreeRegressor, _Forest):
 
     def predict(self, x: npt.ArrayLike) -> Array:
         """Return the target of each row, (n,)."""
-        return self._targets.real(self._mean(x)[:, 0] * self._targets.reach)
+        means = self._mean(x)[:, 0]
+        return self._targets.real(means * self._targets.reach)

@@ -10,6 +10,7 @@ import numpy as np
 
 from protocols.datasets.dataset import SharedDataset
 from protocols.errors import InputError
+from protocols.estimators import arrays
 from protocols.estimators import data as forms
 from protocols.estimators.run import Run
 from protocols.estimators.settings import Array, Data
@@ -88,7 +89,7 @@ class TreeData:
             labels: whether y is made of labels.
             apart: whether weights are not stored, because they are in something else.
         """
-        self.weights = None if weights is None or isinstance(weights, SharedDataset) else forms.own_weights(weights)
+        self.weights = None if weights is None or isinstance(weights, SharedDataset) else arrays.own_weights(weights)
         numbers = self._read(y, labels=labels)
         if isinstance(weights, SharedDataset):
             forms.shared_weights(weights)
@@ -102,7 +103,7 @@ class TreeData:
         column = None
         if self.weights is not None:
             self.largest_weight, column = 1 / float(self.weights.max()), forms.storable(self.weights)
-        rows = None if isinstance(x, SharedDataset) else forms.table("x", x)
+        rows = None if isinstance(x, SharedDataset) else arrays.table("x", x)
         if isinstance(x, SharedDataset) and x.content != "numbers":
             raise InputError(f"{x.name!r} was stored as labels because it is one integer an example: features are stored as floats")
         self.here = rows is not None
@@ -140,9 +141,9 @@ class TreeData:
                 raise InputError(f"{y.name!r} has {y.shape[1]} {y.content} an example: one target an example is needed, stored as floats")
             self.targets = Targets(0.0, 1.0, 2.0**FAR, none)
             return none
-        if np.ndim(y) != 1:
-            raise InputError(f"y has shape {np.shape(y)}: one target an example is needed")
-        found = forms.table("y", np.reshape(np.asarray(y), (-1, 1)))[:, 0]
+        found = arrays.target(y)[:, 0]
+        counts = np.ones(self.count, bool) if self.weights is None else self.weights > 0
+        found = np.where(counts, found, found[counts][0])  # where the weight is 0, any target will do
         center = float(np.average(found, weights=self.weights))
         far = float(np.abs(found - center).max())
         factor = 2.0**SPREAD / far * (1 - 2.0**-20) if far > 1e-12 * np.abs(found).max() else 0.0

@@ -8,7 +8,7 @@ import numpy as np
 
 from protocols.datasets.dataset import SharedDataset
 from protocols.errors import InputError
-from protocols.estimators import data as forms
+from protocols.estimators.arrays import table
 from protocols.estimators.data import Scaling
 from protocols.estimators.run import Run
 from protocols.estimators.settings import Array, Data
@@ -40,7 +40,7 @@ class Features:
                 raise InputError(f"{x.name!r} was stored as labels because it is one integer an example: features are stored as floats")
             found = cls(x, Scaling.none(x.shape[1]), None)
         else:
-            rows = forms.table("x", x)
+            rows = table("x", x)
             center = rows.mean(0)
             far = np.abs(rows - center).max(0)
             far[far <= 1e-12 * np.abs(rows).max(0)] = 0.0  # a constant column, but for how its mean is rounded

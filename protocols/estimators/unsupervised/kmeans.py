@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from protocols.errors import InputError
-from protocols.estimators.data import is_number, table
+from protocols.estimators.arrays import table
+from protocols.estimators.data import is_number
 from protocols.estimators.run import Run
 from protocols.estimators.settings import Array, Data, Estimator, convergence_warning
 from protocols.estimators.unsupervised.features import Features
@@ -116,10 +117,22 @@ class KMeans(Estimator):
         async with Run(cluster, type(self).__name__) as run:
             features = await Features.stored(run, x, reach=REACH, alike=True)
             count, columns = features.array.shape
-            if columns > COLUMNS or count > MANY or self.n_clusters > count:
-                raise InputError(f"{count} examples of {columns} columns: at most {COLUMNS} columns, and no fewer examples than centres")
-            if given is not None and given.shape != (self.n_clusters, columns):
-                raise InputError(f"init has shape {given.shape}; ({self.n_clusters}, {columns}) is needed")
+            if columns > COLUMNS or count > MANY:
+                raise InputError(
+                    f"x has {count:,} examples of {columns} columns: at most {MANY:,} examples of {COLUMNS} columns are possible"
+                )
+            if self.n_clusters > count:
+                raise InputError(
+                    f"n_clusters={self.n_clusters}, and there are {count} examples: no more centres than examples are possible"
+                )
+            if given is not None:
+                if given.shape != (self.n_clusters, columns):
+                    raise InputError(f"init has shape {given.shape}; ({self.n_clusters}, {columns}) is needed")
+                if (np.abs(features.scale.stored(given)) >= 2.0**LARGEST_BITS).any():
+                    raise InputError(
+                        "init has a centre that is further from the features than"
+                        f" {'8 times their reach' if features.here is not None else 2**LARGEST_BITS}: begin with centres among them"
+                    )
             lloyd = _Lloyd(run, features, int(self.n_clusters), float(self.tol), int(self.max_iter))
             await lloyd.measure()
             starts = [features.scale.stored(given)] if given is not None else list(self._starts(lloyd, columns))

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from protocols.errors import InputError
 from protocols.estimators import data as forms
+from protocols.estimators.arrays import numbers
 from protocols.estimators.least_squares import Normal, normal
 from protocols.estimators.run import Run
 from protocols.estimators.settings import Array, Data, Estimator
@@ -110,5 +111,8 @@ class PCA(Estimator):
 
     def inverse_transform(self, x: npt.ArrayLike) -> Array:
         """Return rows from their components, (n, columns)."""
-        found: Array = np.asarray(x, np.float64) @ self.components_ + self.mean_
+        rows = numbers("x", x)
+        if not hasattr(self, "components_") or rows.ndim != 2 or rows.shape[1] != self.n_components_:
+            raise InputError(f"x has shape {rows.shape}; a table of {getattr(self, 'n_components_', 'fitted')} components is needed")
+        found: Array = rows @ self.components_ + self.mean_
         return found

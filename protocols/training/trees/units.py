@@ -47,8 +47,21 @@ class Units(msgspec.Struct, frozen=True):
 
     @property
     def bits(self) -> int:
-        """Fractional bits of the gradient or Hessian of an example."""
-        return BITS - math.ceil(math.log2(1.01 * (self.examples + 2 * self.penalty / self.curve) + 1))
+        """Fractional bits of the gradient or Hessian of an example.
+
+        Raises:
+            InputError: too few are left beside the penalty.
+        """
+        found = BITS - math.ceil(math.log2(1.01 * (self.examples + 2 * self.penalty / self.curve) + 1))
+        if found < 4:
+            raise self._refused(f"reg_lambda={self.penalty:g} is at most about {2.0**25 * self.curve:.1e}")
+        return found
+
+    def _refused(self, expected: str) -> InputError:
+        return InputError(
+            f"min_child_weight={self.weight:g} and reg_lambda={self.penalty:g}, over the largest weight of an example, do not fit"
+            f" {self.examples:,} examples: {expected}"
+        )
 
     @property
     def added(self) -> int:
@@ -63,11 +76,8 @@ class Units(msgspec.Struct, frozen=True):
             InputError: it cannot be told from 0.
         """
         found = math.ceil(self.weight / self.curve * 2.0**self.bits - 1e-6) + self.added
-        if self.bits < 4 or found < LEAST:
-            raise InputError(
-                f"min_child_weight={self.weight:g} and reg_lambda={self.penalty:g} are too small, or too large, for {self.examples:,}"
-                f" examples: their sum must be from {LEAST * self.curve * 2.0**-self.bits:.1e} to about {2.0**25 * self.curve:.1e}"
-            )
+        if found < LEAST:
+            raise self._refused(f"their sum must be at least {LEAST * self.curve * 2.0**-self.bits:.1e}")
         return found
 
     @property

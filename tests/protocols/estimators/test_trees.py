@@ -242,7 +242,10 @@ async def test_the_most_confident_mistakes_do_not_wrap_around():
         ({"max_bins": 1}, "max_bins=1"),
         ({"learning_rate": 0.0}, "learning_rate=0.0; a number above 0"),
         ({"reg_lambda": float("nan")}, "reg_lambda=nan"),
-        ({"reg_lambda": 0.0, "min_child_weight": 0.0}, "are too small, or too large, for 569 examples"),
+        (
+            {"reg_lambda": 0.0, "min_child_weight": 0.0},
+            "over the largest weight of an example, do not fit 569 examples: their sum must be at least",
+        ),
         ({"class_weight": {5: 1.0}}, r"class_weight names \[5\]"),
     ],
     ids=str,

@@ -79,8 +79,9 @@ async def test_random_starts():
 
 async def test_a_centre_without_examples_stays_and_little_time_is_told():
     x = datasets.load_iris().data
-    ours = await KMeans(object(), n_clusters=2, init=[x.mean(0), [100.0] * 4], n_init=1).fit(x)
+    ours = await KMeans(object(), n_clusters=2, init=[x.mean(0), [20.0] * 4], n_init=1).fit(x)
     assert ours.counts_.tolist() == [150, 0]
+    np.testing.assert_allclose(ours.cluster_centers_[1], 20.0, atol=1e-4)
     with pytest.warns(UserWarning, match="KMeans has not converged in 1 iterations"):
         await KMeans(object(), n_clusters=3, init=x[:3], max_iter=1).fit(x)
 
@@ -107,7 +108,7 @@ async def test_the_largest_numbers_do_not_wrap_around():
         (KMeans, {"n_clusters": 3, "init": np.zeros((2, 4))}, None, r"init has shape \(2, 4\); \(3, 4\)"),
         (KMeans, {"tol": -1}, None, "tol=-1"),
         (KMeans, {}, [["a"], ["b"]], "numbers are needed"),
-        (KMeans, {"n_clusters": 3}, [[0.0], [1.0]], "no fewer examples than centres"),
+        (KMeans, {"n_clusters": 3}, [[0.0], [1.0]], "no more centres than examples"),
     ],
     ids=str,
 )
