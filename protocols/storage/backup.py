@@ -37,13 +37,13 @@ KEY = "key"
 """The file in a vault with its key, unless that is elsewhere."""
 
 
-class _List(msgspec.Struct, frozen=True):
+class _BackupList(msgspec.Struct, frozen=True):
     format: int
     made: str
     files: dict[str, str]
     mac: str
 
-    def sealed(self, vault: Vault) -> _List:
+    def sealed(self, vault: Vault) -> _BackupList:
         """Return the same with the MAC of a party."""
         content = msgspec.msgpack.encode((self.format, self.made, sorted(self.files.items())))
         return msgspec.structs.replace(self, mac=hmac.digest(vault.key("backup"), content, "sha256").hex())
@@ -109,7 +109,7 @@ def back_up(folder: Path, backup: Path, key_file: Path | None = None) -> list[Ch
             if one.damage:
                 raise VaultError(f"nothing was backed up: {one.damage}")
         files = {path.relative_to(new).as_posix(): _digest(path) for path in _files(new)}
-        listed = _List(FORMAT, datetime.now(UTC).isoformat(timespec="seconds"), files, "")
+        listed = _BackupList(FORMAT, datetime.now(UTC).isoformat(timespec="seconds"), files, "")
         replace(new / LIST, msgspec.json.format(msgspec.json.encode(listed.sealed(vault))))
     return found
 
@@ -197,7 +197,7 @@ def _removed(copy: Vault, label: Label) -> None:
         UseCounts.remove(KeptModels(copy).counts_path(label))
 
 
-def _listed(backup: Path, vault: Vault) -> _List:
+def _listed(backup: Path, vault: Vault) -> _BackupList:
     """Return the list of a backup, of which all files are there and as they were, and no other."""
     path = backup / LIST
     try:
@@ -205,7 +205,7 @@ def _listed(backup: Path, vault: Vault) -> _List:
         version = msgspec.json.decode(text, type=_Format).format
         if version > FORMAT:
             raise VaultError(f"{path} has format {version}, of a later version of confide; this one reads {FORMAT}: upgrade confide first")
-        listed = msgspec.json.decode(text, type=_List)
+        listed = msgspec.json.decode(text, type=_BackupList)
     except OSError as error:
         raise VaultError(f"{backup} is no backup, or was not finished: {error}") from None
     except (msgspec.MsgspecError, UnicodeDecodeError):
