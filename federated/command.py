@@ -22,6 +22,7 @@ from federated.machines import node
 from federated.machines.cluster_file import ClusterFile
 from federated.observing_options import Audit, LogFormat, LogLevel, MetricsPort, Traces, seen
 from federated.observing_options import audit as audit_commands
+from federated.vault_command import vault
 from protocols import Use, Worker, demonstration
 from protocols.command import app, console, show_workers
 from protocols.nodes.certificate import admitting
@@ -151,6 +152,7 @@ app.add_typer(certs, name="certs")
 app.add_typer(models_command.models, name="models")
 app.command()(models_command.serve)
 app.add_typer(audit_commands, name="audit")
+app.add_typer(vault, name="vault")
 
 
 @app.command()

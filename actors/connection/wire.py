@@ -246,8 +246,10 @@ def _check_greeting(frame: Frame) -> None:
     if not isinstance(frame, Hello):
         raise Malformed(f"the first frame is of type {type(frame).__name__}; a Hello was expected")
     if (frame.protocol, frame.version) != (PROTOCOL, VERSION):
+        older = "the other side" if frame.version < VERSION else "this side"
+        advice = f": upgrade {older}, see docs/deployment.md" if frame.protocol == PROTOCOL else ""
         raise VersionMismatch(
-            f"the other side speaks {frame.protocol[:40]!r} version {frame.version}; here it is {PROTOCOL!r} version {VERSION}"
+            f"the other side speaks {frame.protocol[:40]!r} version {frame.version}; here it is {PROTOCOL!r} version {VERSION}{advice}"
         )
     if not (isinstance(frame.nonce, bytes) and len(frame.nonce) <= LONGEST_NONCE):
         raise Malformed(f"a greeting whose nonce is none; at most {LONGEST_NONCE} bytes are taken")

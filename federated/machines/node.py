@@ -18,6 +18,7 @@ from actors.credentials.files import credentials_of
 from actors.credentials.watching import watched
 from actors.identity.published import reached
 from actors.observing.observer import Observing
+from actors.observing.service_manager import announced
 from federated.consent.admission import Policy
 from federated.errors import ClusterFileError, KeysError
 from federated.machines import certificates
@@ -194,11 +195,12 @@ async def _own(
         plain = cluster.allow_plaintext and (node.address or "").startswith("ws://")  # where nobody can show who it is
         policy = Policy(aggregator=aggregator, plaintext=plain, servers=_servers(cluster))
         owner = await system.spawn(DataOwner, data, evaluation, identity=identity, policy=policy, name=OWNER_ACTOR)
-        if node.address is None:
-            await stay_joined(system, cluster.aggregator.address, name=name, owner=owner, tell=say)
-        else:
-            say(f"ready {system.address}")
-            await system.serve_forever()
+        async with announced():
+            if node.address is None:
+                await stay_joined(system, cluster.aggregator.address, name=name, owner=owner, tell=say)
+            else:
+                say(f"ready {system.address}")
+                await system.serve_forever()
 
 
 def _servers(cluster: ClusterFile) -> list[str]:
@@ -231,7 +233,7 @@ async def _aggregate(node: AggregatorNode, cluster: ClusterFile, tls: Encryption
         raise ClusterFileError(
             f"{node.federation!r} returned a {type(federation).__name__}: it takes the owners and returns a Federation of them"
         )
-    async with federation:
+    async with federation, announced():
         owners.played = len(federation.history)
         async for outcome in federation.rounds(node.rounds):
             owners.played = outcome.round

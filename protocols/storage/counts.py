@@ -24,6 +24,8 @@ _TABLES = """
 CREATE TABLE model (number INTEGER PRIMARY KEY CHECK (number = 0), body BLOB NOT NULL, mac BLOB NOT NULL);
 CREATE TABLE clients (name TEXT PRIMARY KEY, spent INTEGER NOT NULL, mac BLOB NOT NULL);
 """
+FORMAT = 1
+"""The version of the tables: SQLite's `user_version`. Files of 0 were written before there was one, and have the same tables."""
 BUSY = 5.0
 """Seconds to wait for another program that reads the file, a backup."""
 
@@ -70,7 +72,7 @@ class UseCounts:
         try:
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
             made = UseCounts(path, key)
-            made._file.executescript(_TABLES)
+            made._file.executescript(f"{_TABLES} PRAGMA user_version = {FORMAT};")
             made.write(Counted())
         except (OSError, sqlite3.Error) as error:
             raise VaultError(f"{path} cannot be made: {error}") from None
@@ -97,6 +99,23 @@ class UseCounts:
             if found is not None:
                 found.close()
             raise
+
+    @staticmethod
+    def copy(path: Path, to: Path) -> None:
+        """Copy a file as it is at one moment, also while another process writes it: SQLite's online backup.
+
+        Raises:
+            VaultError: it is missing, cannot be read, or `to` cannot be written.
+        """
+        if not path.is_file():
+            raise VaultError(f"{path} is missing: how much was used of this model is not known here")
+        try:
+            os.close(os.open(to, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+            with contextlib.closing(sqlite3.connect(path, timeout=BUSY)) as source, contextlib.closing(sqlite3.connect(to)) as target:
+                source.backup(target)
+                target.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except (OSError, sqlite3.Error) as error:
+            raise VaultError(f"{path} cannot be copied to {to}: {error}") from None
 
     @staticmethod
     def remove(path: Path) -> None:
@@ -136,6 +155,9 @@ class UseCounts:
     def _read(self) -> Counted:
         if self._file.execute("PRAGMA quick_check").fetchone() != ("ok",):
             raise VaultError(f"{self._path} is damaged")
+        (version,) = self._file.execute("PRAGMA user_version").fetchone()
+        if version > FORMAT:
+            raise VaultError(f"{self._path} has format {version}, of a later version of confide; this reads {FORMAT}: upgrade this worker")
         row = self._file.execute("SELECT body, mac FROM model").fetchone()
         clients = self._file.execute("SELECT name, spent, mac FROM clients").fetchall()
         if row is None or not self._made(row[1], "model", row[0]):

@@ -95,7 +95,7 @@ class KeptModels:
             try:
                 about = self.about(label)
                 if about.party in parties:
-                    models.append(FoundModel(label, about, *UseCounts.open(self._vault.beside(label, ".counts"), self._key(label))))
+                    models.append(FoundModel(label, about, *self.counts(label)))
             except VaultError as error:
                 damaged[label.name] = str(error)
         return models, damaged
@@ -129,6 +129,18 @@ class KeptModels:
                 continue
         return found
 
+    def counts(self, label: Label, path: Path | None = None) -> tuple[UseCounts, Counted]:
+        """Return the file in which the use of a model is counted, open, and what is in it; or a copy of that at `path`.
+
+        Raises:
+            VaultError: it is missing, damaged, or altered.
+        """
+        return UseCounts.open(path or self.counts_path(label), self._key(label))
+
+    def counts_path(self, label: Label) -> Path:
+        """Return where that file lies."""
+        return self._vault.beside(label, ".counts")
+
     def arrays(self, label: Label) -> dict[str, Ring]:
         """Return what is secret of a model. Slow for a large one.
 
@@ -139,7 +151,7 @@ class KeptModels:
 
     def remove(self, name: str) -> None:
         """Remove a model, and what was counted of it."""
-        paths: list[Path] = [self._vault.beside(label, ".counts") for label in self._vault.labels(MODEL, name)]
+        paths: list[Path] = [self.counts_path(label) for label in self._vault.labels(MODEL, name)]
         for path in paths:
             UseCounts.remove(path)
         self._vault.remove(MODEL, name)

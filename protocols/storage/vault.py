@@ -40,6 +40,7 @@ KEY_BYTES: Final = 32
 SALT_BYTES: Final = 16
 TAG_BYTES: Final = 16
 MAGIC: Final = b"cfshare1"
+"""What each file begins with; the last byte is the version of the format."""
 HEADER_LIMIT: Final = 1 << 20
 CHUNK: Final = 1 << 20
 _START: Final = len(MAGIC) + 16 + 4
@@ -78,19 +79,20 @@ class _Header(msgspec.Struct, frozen=True):
 
 
 class Vault:
-    """The files of one party. One process at a time. Made by `open`.
+    """The files of one party. One process at a time, and whoever only reads. Made by `open` or `to_read`.
 
     Args:
         folder: exists.
         key: 32 bytes, secret.
+        exclusive: no other process may use it.
     """
 
-    def __init__(self, folder: Path, key: bytes) -> None:
+    def __init__(self, folder: Path, key: bytes, *, exclusive: bool = True) -> None:
         self._folder, self._key = folder, key
         self._party = derive(key, "party")
         self._begun: set[Path] = set()
         self._beginning = threading.Lock()
-        self._lock = locked(folder)
+        self._lock = locked(folder) if exclusive else None
 
     @staticmethod
     def open(folder: str | os.PathLike[str], key_file: str | os.PathLike[str] | None = None) -> Vault:
@@ -115,9 +117,26 @@ class Vault:
         except OSError as error:
             raise VaultError(f"{path} cannot be used to keep shares: {error}") from None
 
+    @staticmethod
+    def to_read(folder: Path, key_file: Path) -> Vault:
+        """Read the folder of a party, beside the process that uses it: files may vanish meanwhile. Nothing is made.
+
+        Raises:
+            VaultError: there is no folder, or no usable key.
+        """
+        if not folder.is_dir():
+            raise VaultError(f"{folder} is no folder")
+        return Vault(folder, _read_key(key_file), exclusive=False)
+
+    @property
+    def folder(self) -> Path:
+        """Where its files are."""
+        return self._folder
+
     def close(self) -> None:
         """Let other processes use the folder."""
-        os.close(self._lock)
+        if self._lock is not None:
+            os.close(self._lock)
 
     def labels(self, kind: str, name: str | None = None) -> list[Label]:
         """Return what is here, by name and serial. A file that was not finished is not."""
@@ -214,6 +233,14 @@ class Vault:
             raise VaultError(f"{path.parent} cannot be made: {error}") from None
         return path.with_suffix(end)
 
+    def path(self, label: Label) -> Path:
+        """Return where a version lies, or would.
+
+        Raises:
+            VaultError: the label is none.
+        """
+        return self._path(label)
+
     def key(self, *purpose: str | bytes | int) -> bytes:
         """Return a key of this party for something else that it keeps, 16 bytes."""
         return derive(self._key, "for", *purpose)
@@ -238,6 +265,8 @@ class Vault:
         """Return the header, the salt, and all of what they are authenticated by; the file is read up to the ciphertext."""
         start = file.read(_START)
         length = int.from_bytes(start[-4:], "big")
+        if start[: len(MAGIC) - 1] == MAGIC[:-1] and start[len(MAGIC) - 1 : len(MAGIC)] > MAGIC[-1:]:
+            raise VaultError(f"{file.name} was written by a later version of confide, which this one cannot read: upgrade this worker")
         if not start.startswith(MAGIC) or len(start) < _START or length > HEADER_LIMIT:
             raise VaultError(f"{file.name} is damaged: it does not begin as a file of shares does")
         if start[len(MAGIC) : -4] != self._party:

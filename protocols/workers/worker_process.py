@@ -24,6 +24,7 @@ from actors.credentials.watching import watched
 from actors.identity.published import reached
 from actors.observing.log_lines import event
 from actors.observing.observer import Observing
+from actors.observing.service_manager import announced
 from actors.processes import log_to_parent
 from protocols.authority.enrolment import ENROLMENT, Enrolment
 from protocols.authority.membership import Member, Membership, Trio
@@ -187,7 +188,8 @@ async def run(
         if with_parent:
             await exit_with_parent()
         else:
-            await system.serve_forever()
+            async with announced():
+                await system.serve_forever()
 
 
 def _say(line: str) -> None:

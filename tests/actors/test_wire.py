@@ -165,6 +165,12 @@ def test_another_version_or_protocol(greeting):
         read(header(0, *greeting))
 
 
+@pytest.mark.parametrize(("version", "side"), [(VERSION + 1, "this side"), (VERSION - 1, "the other side")])
+def test_another_version_names_the_side_to_upgrade(version, side):
+    with pytest.raises(VersionMismatch, match=f"version {version}; here it is .* version {VERSION}: upgrade {side}, see docs"):
+        read(header(0, PROTOCOL, version, LIMIT))
+
+
 def test_a_greeting_of_a_later_version_may_say_more():
     with pytest.raises(VersionMismatch):
         read(header(0, PROTOCOL, VERSION + 1, LIMIT, "more", {"and": "more"}))
