@@ -97,6 +97,10 @@ class StepDraft(Builder, Tape):
         """What has been written so far."""
         return tuple(self._ops)
 
+    def operation(self, position: int) -> Operation:
+        """Return what has been written at a position."""
+        return self._ops[position]
+
     def say(self, position: int, bits: int) -> None:
         """Say how many fractional bits a value has that functions have written."""
         self._bits[position] = bits

@@ -11,7 +11,12 @@ The way back is that of the whole function (Ioffe and Szegedy, 2015, arXiv:1502.
 
     dx = r (g - mean(g) - y mean(g y)),
 
-so that nothing is divided by small numbers, and no term is as large as r^3.
+so that nothing is divided by small numbers, and no term is as large as r^3. Of a batch normalisation whose result is scaled, g = gamma G,
+and gamma is a number for each channel as r is: with s = r gamma
+
+    dx = s G - s mean(G) - y (s mean(G y)),
+
+where what is multiplied element by element is rounded once. The numbers for each channel s mean(G) and s mean(G y) stay below 2^14.
 """
 
 from __future__ import annotations
@@ -103,7 +108,10 @@ def standardised(draft: StepDraft, x: int, axis: int, epsilon: float, *, centred
     draft.proved[y] = _longest(n) * 2.0 ** (FRACTION + ROOT)
 
     def back(tape: Tape, at: int, gradient: int, side: int) -> int:
-        g, of_y = tape.factor(gradient), draft.affine(y)
+        of_y, scaled = draft.affine(y), _scaled(draft, gradient) if centred and axis == 0 else None
+        if scaled is not None:
+            return _back_of_scaled(draft, of_y, root, scaled)
+        g = tape.factor(gradient)
         product = tape.put(Multiply(g, of_y), 2 * FRACTION)
         fine = _fine(n)
         slope = _average(draft, draft.put(Sum(product, axis), 2 * FRACTION), n, fine)
@@ -118,6 +126,46 @@ def standardised(draft: StepDraft, x: int, axis: int, epsilon: float, *, centred
 
     draft.own[y], draft.reads[y] = back, (x,)
     return Standard(draft.affine(y), mean, variance)
+
+
+class _Scaled(NamedTuple):
+    """A gradient g = gamma G, as positions: G as it was multiplied, affine, and gamma, a wire with a number for each column."""
+
+    gradient: int
+    gamma: int
+
+
+def _scaled(draft: StepDraft, gradient: int) -> _Scaled | None:
+    """Return of which factors a gradient is the product, if one of them is a number for each column."""
+    columns, op = draft.value(gradient).shape[-1], draft.operation(gradient)
+    if isinstance(op, Reshape):
+        op = draft.operation(op.x)
+    if not isinstance(op, Multiply) or not draft.bits(op.x) == draft.bits(op.y) == FRACTION:
+        return None
+    whole, row = draft.value(op.x), draft.value(op.y)
+    by_column = row.kind == "wire" and row.size == row.shape[-1] == whole.shape[-1] == columns
+    return _Scaled(op.x, op.y) if by_column else None
+
+
+def _back_of_scaled(draft: StepDraft, y: int, root: int, scaled: _Scaled) -> int:
+    """Write s G - s mean(G) - y (s mean(G y)) over the rows of y, with s = r gamma and `FRACTION` + `ROOT` bits. Rounds: 3 to 5."""
+    n, columns = draft.value(y).shape
+    bits, fine = FRACTION + ROOT, _fine(n)
+    s = draft.put(Multiply(root, _flat(draft, scaled.gamma, (1, columns))), bits)
+    s = draft.put(Open(draft.put(Truncate(s, FRACTION, 63 - FRACTION), ROOT)), ROOT)
+    alike = _flat(draft, y, draft.value(scaled.gradient).shape)
+    product = draft.put(Multiply(scaled.gradient, alike), 2 * FRACTION)  # the gradient by gamma is made of the same
+    g, of_product = (_flat(draft, x, (n, columns)) for x in (scaled.gradient, product))
+
+    def mean(x: int, kept: int) -> int:
+        average = _average(draft, draft.put(Sum(x, 0), draft.bits(x)), n, fine)
+        average = average if draft.value(average).kind != "share" else draft.put(Open(average), fine)
+        times, drop = draft.put(Multiply(average, s), fine + ROOT), fine + ROOT - kept
+        return draft.put(Truncate(times, drop, 63 - drop), kept) if drop else times
+
+    slope = draft.put(Open(mean(of_product, ROOT)), ROOT)
+    terms = draft.put(Multiply(g, s), bits), draft.put(Multiply(y, slope), bits), mean(g, bits)
+    return draft.put(Combine(terms, (1, -1, -1)), bits)
 
 
 RING = 60
@@ -264,7 +312,7 @@ class BatchNormalisedLayer(Layer, frozen=True):
 
     Statistics that are kept follow: s <- momentum s + (1 - momentum) of the batch, with the variance that divides by n, as in Keras.
 
-    Rounds: 11 to 15; back 4 or 5. The statistics take 2 beside others.
+    Rounds: 11 to 15; back 4 or 5, and 3 to 5 of one that is scaled. The statistics take 2 beside others.
 
     Attributes:
         epsilon: is added to the variance.

@@ -11,6 +11,7 @@ from protocols.errors import ModelError
 from protocols.lowering.nodes.numbers import Marks
 from protocols.mpc.numbers.fixed_point import decode, encode
 from protocols.mpc.operations.drawn import Drawn
+from protocols.mpc.operations.multiplication import Multiply
 from protocols.mpc.operations.wires import Given
 from protocols.owner.compiled import plan as plan_of
 from protocols.owner.compiled import weights
@@ -307,6 +308,30 @@ def test_normalised_are_small_and_large_numbers_alike():
         mean = x.mean(1, keepdims=True) * centred
         root = np.sqrt(((x - mean) ** 2).mean(1, keepdims=True) + epsilon)
         np.testing.assert_array_less(np.abs(made - (x - mean) / root), 2.0**-10 * np.abs((x - mean) / root) + 2.0**-15 + 2.0**-16 / root)
+
+
+@pytest.mark.parametrize("n", [128, 96])
+def test_a_scaled_batch_normalisation_goes_back_as_by_its_formula_and_by_few_products(n):
+    """Element by element: c c and c r; back G y, of which the gradient by gamma is made as well, s G, and y times one for each column."""
+    random, columns = np.random.default_rng(1), 3
+    x, g = random.normal(size=(n, columns)) * (0.02, 1, 30) + 2, random.normal(size=(n, columns)) / 8
+    gamma = np.array([0.5, -1.5, 2])
+    draft = StepDraft()
+    of_x, of_gamma, of_g = (
+        draft.put(Given(name, shape, kind))
+        for name, shape, kind in (("x", x.shape, "share"), ("gamma", (columns,), "share"), ("g", x.shape, "wire"))
+    )
+    y = standardised(draft, of_x, 0, 1e-3).y
+    scaled = draft.put(Multiply(y, draft.opened(of_gamma)), 2 * FRACTION)
+    back = draft.gradients({scaled: of_g}, (of_x, of_gamma))
+    circuit = draft.circuit({"x": draft.rounded(back[of_x], None), "gamma": draft.rounded(back[of_gamma], None)})
+    assert sum(isinstance(op, Multiply) and value.size == x.size for op, value in zip(circuit.ops, circuit.values, strict=True)) == 5
+    made = Trainers(circuit).real({"x": x, "gamma": gamma, "g": g})
+    root = 1 / np.sqrt(x.var(0) + 1e-3)
+    y = (x - x.mean(0)) * root
+    dx = gamma * root * (g - g.mean(0) - y * (g * y).mean(0))
+    np.testing.assert_allclose(made["gamma"], (g * y).sum(0), atol=2.0**-10 * np.abs(g * y).sum())
+    np.testing.assert_array_less(np.abs(made["x"] - dx), 2.0**-10 * np.abs(gamma * root) * np.abs(g).max() * (1 + np.abs(y)) + 2.0**-14)
 
 
 def test_a_layer_says_in_a_prediction_what_keras_predicts():
