@@ -18,6 +18,7 @@ from privacy.keras_models.installed import require_keras
 from protocols.client.connection import connect
 from protocols.clusters.worker import Worker
 from protocols.concurrency import at_once
+from protocols.errors import InputError
 from protocols.owner.cluster import Cluster
 from protocols.owner.placement import share
 
@@ -75,8 +76,11 @@ async def demonstrate(images: int, say: Callable[[str], None]) -> None:
         say: is told in a line what happens.
 
     Raises:
+        InputError: so many images are not there.
         ProtocolError: workers cannot be started, or do not answer.
     """
+    if not 1 <= images <= MOST:
+        raise InputError(f"{images} images were asked for; {MOST} are there")
     data = digits()
     model = await asyncio.to_thread(trained, data)
     accuracy = model.evaluate(data.x_test, data.y_test, verbose=0)[1]
