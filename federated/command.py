@@ -10,7 +10,8 @@ import typer
 
 from actors import limits
 from actors.credentials.periods import WARN_DAYS
-from federated import models_command
+from actors.errors import InsecureAddress
+from federated import doctor_command, models_command
 from federated.certs_command import certs, failed
 from federated.command_line import EXPECTED, Acting, ClusterFilePath, Equals, KeysPath, WorkerAddresses, among, told
 from federated.errors import FederatedError
@@ -148,6 +149,9 @@ def worker(
                     observing=observing,
                 )
             )
+    except InsecureAddress:
+        why = "is not on this machine alone: give --certificate, --key and --authority, or --allow-plaintext to send all in the clear"
+        raise failed(FederatedError(f"{address} {why}")) from None
     except (*EXPECTED, SSLError) as error:
         raise failed(error) from None
     except KeyboardInterrupt:
@@ -178,6 +182,7 @@ app.add_typer(certs, name="certs")
 app.add_typer(models_command.models, name="models")
 app.command()(models_command.serve)
 app.add_typer(audit_commands, name="audit")
+app.command()(doctor_command.doctor)
 
 
 @app.command()

@@ -51,6 +51,8 @@ def among(worker: list[str] | None, equals: bool, cluster: Path | None, keys: Pa
         if cluster is not None:
             return computing_cluster(cluster, keys=keys, name=acting)
         first, second, third = (Worker(address) for address in worker or ())
+        for far in (one.url for one in (first, second, third) if not one.local):
+            raise FederatedError(f"{far} is not on this machine: give --cluster with a cluster file, and --keys, instead of --worker")
         if equals:
             return Cluster(first, second, third, auto_managed=False)
         return Cluster(first, second, crypto_provider=third, auto_managed=False)

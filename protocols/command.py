@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from actors import ActorError
+from actors.errors import InsecureAddress
 
 if TYPE_CHECKING:
     from actors import ActorSystem
@@ -57,5 +58,7 @@ async def _state(system: ActorSystem, worker: Worker) -> tuple[bool, str]:
     try:
         server = await system.connect(f"{worker.url}/server", ComputeServer)
         return True, ", ".join(await server.names()) or "none"
+    except InsecureAddress:
+        return False, "it is not on this machine: give --cluster with a cluster file, and the certificates of a node with --keys"
     except ActorError as error:
         return False, str(error)
