@@ -111,7 +111,10 @@ def _array(file: Path) -> npt.NDArray[Any]:
 
 
 def _loaded(file: Path) -> Any:
+    from privacy.keras_models.quiet import begin_keras
+
     require_keras("a model that is served")
+    begin_keras()
     from keras import saving
 
     try:

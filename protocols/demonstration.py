@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from privacy.keras_models.installed import require_keras
+from privacy.keras_models.quiet import begin_keras
 from protocols.client.connection import connect
 from protocols.clusters.worker import Worker
 from protocols.concurrency import at_once
@@ -49,6 +50,7 @@ def digits() -> Digits:
 def trained(data: Digits) -> keras.Model:
     """Train a small CNN for a few seconds; no softmax: the largest logit is the answer."""
     require_keras("the demonstration")
+    begin_keras()
     import keras  # noqa: PLC0415  takes seconds, and workers never need it
     from keras import layers  # noqa: PLC0415
 
