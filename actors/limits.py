@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import operator
+from typing import TYPE_CHECKING
 
-from actors.actor import Actor
-from actors.connection.dialed import Dialed
-from actors.connection.peer import Peer
 from actors.guard.structure import HEADER_LIMIT
-from actors.messages.reference import ActorRef
+
+if TYPE_CHECKING:
+    from actors.actor import Actor
+    from actors.messages.reference import ActorRef
 
 MESSAGE_LIMIT = 1 << 30
 """Bytes of the largest message that a system takes, unless it is told otherwise."""
@@ -39,6 +40,10 @@ async def largest_message(ref: Actor | ActorRef) -> int:
     Raises:
         ConnectFailed: nobody answers there.
     """
+    from actors.connection.dialed import Dialed  # noqa: PLC0415  the command line reads the limits alone, to show its help
+    from actors.connection.peer import Peer  # noqa: PLC0415
+    from actors.messages.reference import ActorRef  # noqa: PLC0415
+
     transport = ref._transport if isinstance(ref, ActorRef) else None
     if isinstance(transport, Dialed):
         transport = await transport.peer()

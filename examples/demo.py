@@ -11,14 +11,18 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 import digits
+from privacy.keras_models.quiet import begin_keras, held_back
 from protocols import Cluster, Worker, share
-from train import EPOCHS, train
+
+with held_back():  # the lines of TensorFlow
+    import keras
+
+    from train import EPOCHS, train
 
 HERE = Path(__file__).parent
 IMAGES = [0, 1, 2]
@@ -70,5 +74,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--epochs", type=int, default=EPOCHS, help="fewer train a worse model in less time")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        asyncio.run(demo(Path(folder), arguments.epochs))
+    begin_keras()
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            asyncio.run(demo(Path(folder), arguments.epochs))
+    except KeyboardInterrupt:
+        sys.exit(130)

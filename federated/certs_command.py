@@ -4,30 +4,28 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
-from cryptography import x509
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperGroup
 
-from actors.credentials.revocation import Revoked
-from federated.authority import member_file, request
-from federated.authority.authority import DAYS, OWN_DAYS, Authority, Brought
-from federated.authority.issuing import MemberRights
-from federated.authority.passphrase import PASSPHRASE_FILE, new_passphrase, opened_authority, passphrase_in
-from federated.authority.register import MemberEntry
+from actors.credentials.periods import WARN_DAYS
+from federated.authority.settings import DAYS, OWN_DAYS, PASSPHRASE_FILE
 from federated.errors import FederatedError, KeysError
-from federated.machines import certificates
-from federated.machines.cluster_file import ClientNode, ClusterFile
 from protocols.command import console
 from protocols.errors import ProtocolError
 
-SOON = 30
-"""Days before a certificate expires in which that is said."""
+if TYPE_CHECKING:
+    from cryptography import x509
+
+    from federated.authority.authority import Authority
+    from federated.authority.issuing import MemberRights
+    from federated.authority.member_file import MemberFile
+    from federated.authority.register import MemberEntry
 
 
 class CertsGroup(TyperGroup):
@@ -77,6 +75,9 @@ def trial(
     Give each node ca.pem and its own two files, and no other .key file. The common name is the name of the node. Nobody can be added,
     renewed or revoked: for that make an authority that stays, confide certs init.
     """
+    from federated.machines import certificates
+    from federated.machines.cluster_file import ClusterFile
+
     try:
         hosts = ClusterFile.read(cluster).hosts
         certificates.issue(hosts, out, days=days, force=force)
@@ -106,6 +107,9 @@ def init(
 
     Keep the folder on a machine that runs no node, and a copy of it elsewhere.
     """
+    from federated.authority.authority import Authority, Brought
+    from federated.authority.passphrase import new_passphrase, passphrase_in
+
     try:
         if (certificate is None) != (key is None):
             raise KeysError("an authority that exists is given with both --certificate and --key")
@@ -138,6 +142,8 @@ def add(
 
     Whoever sees that file can be that member. confide certs request and sign do without: there the key is made by the member.
     """
+    from federated.authority.passphrase import opened_authority
+
     try:
         if (cluster is None) == (name is None and role is None):
             raise KeysError("give a name and --role, or --cluster with a cluster file")
@@ -165,6 +171,9 @@ def sign(
 
     You say name, role and hosts. What the request asks for is shown, and counts for nothing.
     """
+    from federated.authority import request
+    from federated.authority.passphrase import opened_authority
+
     try:
         grant, read = _grant(name, role, may, host), request.read(asked)
         console.print(f"the request asks for: {escape(', '.join(request.wishes(read)) or 'nothing')}")
@@ -184,6 +193,9 @@ def renew(
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """Sign the certificates of members again: the same name, role and hosts, and the same key unless a request has another one."""
+    from federated.authority import request
+    from federated.authority.passphrase import opened_authority
+
     try:
         if bool(names) == (expiring is not None) or (asked is not None and len(names or ()) != 1):
             raise KeysError("give names, or --expiring DAYS; and with --request one name")
@@ -202,6 +214,8 @@ def revoke(
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """Have all certificates of members count no more: bring ca.crl to every node. Nodes read it at once, and close their connections."""
+    from federated.authority.passphrase import opened_authority
+
     try:
         opened = opened_authority(authority, passphrase_file)
         for name in names:
@@ -221,6 +235,8 @@ def crl(
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """Sign the list of revoked certificates again, before it expires: a node whose list has expired lets nobody in."""
+    from federated.authority.passphrase import opened_authority
+
     try:
         opened = opened_authority(authority, passphrase_file)
         until = opened.list_again(days)
@@ -236,6 +252,8 @@ def listing(
     warn_days: Annotated[int | None, typer.Option(min=1, help="exit code 3 if one, or the list, expires within so many days")] = None,
 ) -> None:
     """Show what an authority has signed: who, as what, until when, and who was revoked. No passphrase is needed."""
+    from federated.authority.authority import Authority
+
     now = datetime.now(UTC)
     try:
         opened = Authority(authority, lambda: None)
@@ -274,7 +292,7 @@ def listing(
 
 def _state(entry: MemberEntry, now: datetime) -> str:
     left = (entry.until - now).days
-    return f"valid, {left} days left" if entry.counts(now) and left < SOON else entry.state(now)
+    return f"valid, {left} days left" if entry.counts(now) and left < WARN_DAYS else entry.state(now)
 
 
 @certs.command(name="request")
@@ -285,6 +303,8 @@ def ask(
     keys: Keys = Path("keys"),
 ) -> None:
     """At a member: make a key, which stays here, and a request to bring to the authority: NAME.csr, which holds no secret."""
+    from federated.authority import request
+
     try:
         path = request.make(keys, name, hosts=host or (), new_key=new_key)
     except FederatedError as error:
@@ -300,6 +320,8 @@ def accept(
     keys: Keys = Path("keys"),
 ) -> None:
     """At a member: put what the authority has handed out into the folder of keys. Nodes that run take it from there, without a restart."""
+    from federated.authority import member_file
+
     try:
         for path in files:
             if path.suffix == ".crl":
@@ -313,6 +335,11 @@ def accept(
 
 
 def _accept_list(path: Path, keys: Path) -> None:
+    from cryptography import x509
+
+    from actors.credentials.revocation import Revoked
+    from federated.authority import member_file
+
     try:
         trusted = x509.load_pem_x509_certificates((keys / "ca.pem").read_bytes())
         member_file.accept_list(path, keys / "ca.crl", trusted, now=datetime.now(UTC))
@@ -324,6 +351,9 @@ def _accept_list(path: Path, keys: Path) -> None:
 
 
 def _grants(path: Path) -> list[MemberRights]:
+    from federated.authority.issuing import MemberRights
+    from federated.machines.cluster_file import ClientNode, ClusterFile
+
     cluster = ClusterFile.read(path)
     hosts = {name: () if host is None else (host,) for name, host in cluster.hosts.items()}
     return [
@@ -333,10 +363,12 @@ def _grants(path: Path) -> list[MemberRights]:
 
 
 def _grant(name: str, role: str, may: list[str] | None, host: list[str] | None) -> MemberRights:
+    from federated.authority.issuing import MemberRights
+
     return MemberRights(name, role, tuple(may or ()), tuple(host or ()))
 
 
-def _hand_out(made: member_file.MemberFile, grant: MemberRights | None, out: Path) -> None:
+def _hand_out(made: MemberFile, grant: MemberRights | None, out: Path) -> None:
     try:
         path = made.write(out)
     except OSError as error:
@@ -354,6 +386,8 @@ def _expiring(authority: Authority, days: int) -> list[str]:
 
 
 def _print_fingerprint(certificate: x509.Certificate) -> None:
+    from federated.authority import member_file
+
     console.print(f"SHA-256 of the authority, to compare by telephone: {member_file.fingerprint(certificate)}")
 
 

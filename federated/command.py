@@ -2,33 +2,46 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 from pathlib import Path
-from ssl import SSLError
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from actors import limits
-from actors.credentials.files import Paths
-from actors.credentials.watching import WARN_DAYS
-from actors.observing.observer import Observing
-from federated import models_command, sharing, status_command
+from actors.credentials.periods import WARN_DAYS
+from actors.errors import InsecureAddress
+from federated import doctor_command, models_command
 from federated.certs_command import certs, failed
 from federated.command_line import EXPECTED, Acting, ClusterFilePath, Equals, KeysPath, WorkerAddresses, among, told
 from federated.errors import FederatedError
-from federated.machines import node
-from federated.machines.cluster_file import ClusterFile
 from federated.observing_options import Audit, LogFormat, LogLevel, MetricsPort, Traces, seen
 from federated.observing_options import audit as audit_commands
 from federated.vault_command import vault
-from protocols import Use, Worker, demonstration
 from protocols.command import app, console, show_workers
-from protocols.nodes.certificate import admitting
-from protocols.workers import worker_process
+
+if TYPE_CHECKING:
+    from actors.observing.observer import Observing
+    from federated.machines.cluster_file import ClusterFile
+    from federated.status_command import StatusReport
+    from protocols.workers.worker_process import Encryption
 
 ClusterPath = Annotated[Path, typer.Option("--cluster", help="the cluster file, the same for all nodes")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"confide {version('confide')}")
+        raise typer.Exit
+
+
+@app.callback()
+def confide(
+    version: Annotated[bool, typer.Option("--version", help="show the version and end", callback=_version, is_eager=True)] = False,
+) -> None:
+    """Learn and predict together without showing each other anything."""
 
 
 @app.command()
@@ -55,6 +68,9 @@ def run(
 
 
 async def _run(name: str, cluster: Path, keys: Path | None, observing: Observing) -> None:
+    from federated.machines import node
+    from federated.machines.cluster_file import ClusterFile
+
     await node.run(name, ClusterFile.read(cluster), keys, lambda line: print(line, flush=True), observing)
 
 
@@ -104,6 +120,14 @@ def worker(
     --authority (PEM files) it is reached at wss:// and both sides show certificates. With --data it keeps shares of data (confide share)
     and of trainings, encrypted; their key is made in the folder unless --data-key names one.
     """
+    import asyncio
+    from ssl import SSLError
+
+    from federated.machines import node
+    from federated.machines.cluster_file import ClusterFile
+    from protocols.clusters.worker import Worker
+    from protocols.workers import worker_process
+
     try:
         file = None if cluster is None else ClusterFile.read(cluster)
         encryption = _encryption(certificate, key, authority, revoked, allow_plaintext, file)
@@ -126,6 +150,9 @@ def worker(
                     observing=observing,
                 )
             )
+    except InsecureAddress:
+        why = "is not on this machine alone: give --certificate, --key and --authority, or --allow-plaintext to send all in the clear"
+        raise failed(FederatedError(f"{address} {why}")) from None
     except (*EXPECTED, SSLError) as error:
         raise failed(error) from None
     except KeyboardInterrupt:
@@ -139,7 +166,11 @@ def _encryption(
     revoked: Path | None,
     allow_plaintext: bool,
     cluster: ClusterFile | None,
-) -> worker_process.Encryption:
+) -> Encryption:
+    from actors.credentials.files import Paths
+    from protocols.nodes.certificate import admitting
+    from protocols.workers import worker_process
+
     if certificate is None and key is None and authority is None and revoked is None:
         return worker_process.Encryption(allow_plaintext=allow_plaintext)
     if certificate is None or key is None or authority is None:
@@ -153,6 +184,7 @@ app.add_typer(models_command.models, name="models")
 app.command()(models_command.serve)
 app.add_typer(audit_commands, name="audit")
 app.add_typer(vault, name="vault")
+app.command()(doctor_command.doctor)
 
 
 @app.command()
@@ -170,13 +202,15 @@ def status(
     Exit code 1: one is not there; 3: all are, and a certificate expires soon. With TLS the first node whose key is in --keys is the one
     that asks: its figures are shown by nodes whose watchers it is among, see docs/observability.md.
     """
+    from federated import status_command
+
     if bool(addresses) == (cluster is not None):
         raise failed(FederatedError("give either addresses of workers, or --cluster with a cluster file"))
     if cluster is None and not (as_json or watch):
         told(show_workers(addresses or []))
         return
 
-    async def ask() -> status_command.StatusReport:
+    async def ask() -> StatusReport:
         if cluster is None:
             return await status_command.of_workers(addresses or [])
         return await status_command.of_cluster(cluster, keys, numbers=as_json or watch)
@@ -214,6 +248,9 @@ def share(
     Writes NAME.grant.json, which lets whoever has it train on the data, and NAME.owner.json, which also lets them be removed: give the
     first to those who may, keep the second. The workers must have been started with --data.
     """
+    from federated import sharing
+    from protocols.datasets.use import Use
+
     if (file is not None) + listing + (delete is not None) != 1:
         raise failed(FederatedError("give one of: a file to share, --list, or --delete with the owner's grant"))
     source = among(worker, equals, cluster, keys, acting)
@@ -228,8 +265,10 @@ def share(
 
 
 @app.command()
-def demo(images: Annotated[int, typer.Option(min=1, max=demonstration.MOST, help="how many images to ask for")] = 3) -> None:
+def demo(images: Annotated[int, typer.Option(min=1, help="how many images to ask for")] = 3) -> None:
     """Encrypted prediction on this machine: trains a model, shares it among three processes, asks it for digits."""
+    from protocols import demonstration
+
     told(demonstration.demonstrate(images, lambda line: print(line, flush=True)))
 
 

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import signal
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from actors import ActorError
 from federated.certs_command import failed
 from federated.errors import FederatedError
-from federated.machines.node import computing_cluster
-from federated.sharing import Among
 from privacy.keras_models.installed import KerasMissing
-from protocols import Cluster, Worker
 from protocols.errors import ProtocolError
+
+if TYPE_CHECKING:
+    from federated.sharing import Among
+    from protocols.owner.cluster import Cluster
 
 EXPECTED = (ActorError, FederatedError, KerasMissing, ProtocolError)
 """What is told in one line. Anything else, such as what the code of a node raises, is shown with its traceback."""
@@ -44,9 +44,15 @@ def among(worker: list[str] | None, equals: bool, cluster: Path | None, keys: Pa
         raise failed(FederatedError("--equals goes with --worker; a cluster file says it itself, by three nodes with role = 'server'"))
 
     def made() -> Cluster:
+        from federated.machines.node import computing_cluster
+        from protocols.clusters.worker import Worker
+        from protocols.owner.cluster import Cluster
+
         if cluster is not None:
             return computing_cluster(cluster, keys=keys, name=acting)
         first, second, third = (Worker(address) for address in worker or ())
+        for far in (one.url for one in (first, second, third) if not one.local):
+            raise FederatedError(f"{far} is not on this machine: give --cluster with a cluster file, and --keys, instead of --worker")
         if equals:
             return Cluster(first, second, third, auto_managed=False)
         return Cluster(first, second, crypto_provider=third, auto_managed=False)
@@ -56,6 +62,7 @@ def among(worker: list[str] | None, equals: bool, cluster: Path | None, keys: Pa
 
 def told(work: Coroutine[Any, Any, None]) -> None:
     """Run until it is over, or the process is told to end; errors that a person can do something about become one line."""
+    import asyncio
 
     async def supervised() -> None:
         task = asyncio.current_task()

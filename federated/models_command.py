@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, cast
 
-import numpy as np
-import numpy.typing as npt
 import typer
 from rich.markup import escape
 from rich.table import Table
@@ -16,15 +13,17 @@ from rich.table import Table
 from federated.certs_command import failed
 from federated.command_line import Acting, ClusterFilePath, Equals, KeysPath, WorkerAddresses, among, told
 from federated.errors import FederatedError
-from federated.sharing import Among
 from privacy.keras_models.installed import require_keras
-from protocols import share
 from protocols.command import console
 from protocols.errors import InputError, ProtocolError
-from protocols.owner.placing.managed import ManagedModel
-from protocols.owner.placing.right import ENDING, ModelRight
-from protocols.serving.allowance import ModelStanding
-from protocols.serving.ticket import REVEALS, Reveal
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from federated.sharing import Among
+    from protocols.owner.placing.right import ModelRight
+    from protocols.serving.allowance import ModelStanding
+    from protocols.serving.ticket import Reveal
 
 models = typer.Typer(help="List, limit, stop and update the models that stay with the workers of a cluster, for whoever has their rights.")
 
@@ -79,6 +78,10 @@ def serve(
 
 
 async def _serve(source: Among, what: Wanted, rights: Path) -> None:
+    import asyncio
+
+    from protocols.owner.placement import share
+
     model = await asyncio.to_thread(_loaded, what.file)
     samples = None if what.samples is None else _array(what.samples)
     async with source() as cluster:
@@ -96,6 +99,8 @@ async def _serve(source: Among, what: Wanted, rights: Path) -> None:
 
 
 def _array(file: Path) -> npt.NDArray[Any]:
+    import numpy as np
+
     try:
         found = np.load(file, allow_pickle=False)
     except (OSError, ValueError) as error:
@@ -106,8 +111,11 @@ def _array(file: Path) -> npt.NDArray[Any]:
 
 
 def _loaded(file: Path) -> Any:
+    from privacy.keras_models.quiet import begin_keras
+
     require_keras("a model that is served")
-    from keras import saving  # noqa: PLC0415  only the owner of a model needs Keras
+    begin_keras()
+    from keras import saving
 
     try:
         return saving.load_model(file)
@@ -117,11 +125,13 @@ def _loaded(file: Path) -> Any:
 
 
 def _kinds(reveal: list[str] | None) -> tuple[Reveal, ...] | None:
+    from protocols.serving.ticket import REVEALS
+
     if not reveal:
         return None
     if set(reveal) - set(REVEALS):
         raise failed(FederatedError(f"--reveal {', '.join(reveal)}: the kinds of answer are {', '.join(REVEALS)}"))
-    return cast(tuple[Reveal, ...], tuple(dict.fromkeys(reveal)))
+    return cast("tuple[Reveal, ...]", tuple(dict.fromkeys(reveal)))
 
 
 @models.command("list")
@@ -138,6 +148,8 @@ def listed(
 
 
 async def _list(source: Among, rights: Path) -> None:
+    from protocols.owner.placing.managed import ManagedModel
+
     table, served = Table("model", "requests", "examples", "answers", ""), True
     async with source() as cluster:
         for right in _rights(rights):
@@ -151,6 +163,9 @@ async def _list(source: Among, rights: Path) -> None:
 
 def _row(standings: dict[str, ModelStanding | str]) -> tuple[tuple[str, ...], bool]:
     """Return what is shown of a model, and whether it is served: the largest of three counts, and the least that is allowed."""
+    from protocols.serving.allowance import ModelStanding
+    from protocols.serving.ticket import REVEALS
+
     told_of = [one for one in standings.values() if isinstance(one, ModelStanding)]
     terms = [one.allowance.terms for one in told_of if one.allowance is not None]
     waits = [f"{url}: {one if isinstance(one, str) else one.waits}" for url, one in standings.items() if isinstance(one, str) or one.waits]
@@ -181,6 +196,8 @@ def limit(
 
 
 async def _limit(source: Among, name: str, requests: int, examples: int | None, kinds: tuple[Reveal, ...] | None, rights: Path) -> None:
+    from protocols.owner.placing.managed import ManagedModel
+
     right = _right(rights, name)
     async with source() as cluster:
         terms = await ManagedModel(cluster, right).limit(requests, examples, kinds)
@@ -202,6 +219,8 @@ def stop(
 
 
 async def _stop(source: Among, name: str, rights: Path) -> None:
+    from protocols.owner.placing.managed import ManagedModel
+
     right = _right(rights, name)
     async with source() as cluster:
         await ManagedModel(cluster, right).stop()
@@ -234,6 +253,8 @@ def update(
 
 def _next(name: str, rights: Path) -> str:
     """Return the name of the version after those of which there are rights."""
+    from protocols.owner.placing.right import ENDING
+
     first = re.sub(r"\.\d+$", "", name)
     found = [re.fullmatch(re.escape(first) + r"(?:\.(\d+))?", path.name.removesuffix(ENDING)) for path in rights.glob(f"*{ENDING}")]
     numbers = [int(one[1] or 1) for one in found if one is not None]
@@ -243,10 +264,14 @@ def _next(name: str, rights: Path) -> str:
 
 
 def _rights(rights: Path) -> list[ModelRight]:
+    from protocols.owner.placing.right import ENDING, ModelRight
+
     return [ModelRight.read(path) for path in sorted(rights.glob(f"*{ENDING}"))]
 
 
 def _right(rights: Path, name: str) -> ModelRight:
+    from protocols.owner.placing.right import ENDING, ModelRight
+
     found = ModelRight.read(rights / f"{name}{ENDING}")
     if found.name != name:
         raise InputError(f"{found.path} is the right to a model named {found.name!r}: was it renamed?")

@@ -6,17 +6,18 @@ import contextlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from actors import ActorError
-from actors.observing import spans
 from actors.observing.audit_file import verified
 from actors.observing.log_lines import FORMS, LEVELS, log_lines
-from actors.observing.observer import Observing
 from federated.certs_command import failed
 from federated.errors import FederatedError
+
+if TYPE_CHECKING:
+    from actors.observing.observer import Observing
 
 LogFormat = Annotated[str, typer.Option("--log-format", help="of lines on standard error: text, or json", metavar="text|json")]
 LogLevel = Annotated[str, typer.Option("--log-level", help="the least that is logged", metavar="|".join(LEVELS))]
@@ -42,6 +43,9 @@ def seen(form: str, level: str, metrics_port: int | None, audit_file: Path | Non
         FederatedError: there is no such format or level.
         ActorError: OpenTelemetry is not installed.
     """
+    from actors.observing import spans
+    from actors.observing.observer import Observing
+
     if form not in FORMS or level not in LEVELS:
         raise FederatedError(f"--log-format is one of {', '.join(FORMS)}, and --log-level one of {', '.join(LEVELS)}")
     end = spans.trace_by_environment() if traces else None

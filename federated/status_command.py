@@ -15,9 +15,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from federated.machines import node
 from federated.machines.cluster_file import ClusterFile
-from federated.machines.cluster_status import NodeState, states
+from federated.machines.cluster_status import NodeState, asked_with, states
 from federated.machines.node_figures import NodeFigures, figures
 from protocols import Worker
 from protocols.command import console, worker_states
@@ -100,10 +99,7 @@ async def of_cluster(path: Path, keys: Path | None, *, numbers: bool) -> StatusR
         ClusterFileError, KeysError: the file or the keys cannot be used.
     """
     cluster = ClusterFile.read(path)
-    if keys is None and (path.parent / "keys").is_dir():
-        keys = path.parent / "keys"
-    asking = next((name for name in cluster.nodes if keys is not None and (keys / f"{name}.key").is_file()), next(iter(cluster.nodes)))
-    encryption = node.encryption(cluster, keys, asking)
+    keys, encryption = asked_with(cluster, keys)
     found = await states(cluster, encryption, keys)
     addresses = {name: one.address for name, one in cluster.nodes.items()}
     seen = [figures(addresses.get(one.name), encryption.connect) for one in found] if numbers else []

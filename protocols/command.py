@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
+from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from actors import ActorError, ActorSystem
-from protocols.clusters.worker import Worker
-from protocols.workers.compute_server import ComputeServer
+from actors import ActorError
+from actors.errors import InsecureAddress
 
-app = typer.Typer(help="Learn and predict together without showing each other anything.", no_args_is_help=True, add_completion=False)
+if TYPE_CHECKING:
+    from actors import ActorSystem
+    from protocols.clusters.worker import Worker
+
+app = typer.Typer(help="Learn and predict together without showing each other anything.", no_args_is_help=True)
 console = Console()
 
 
@@ -39,14 +42,23 @@ async def worker_states(addresses: list[str]) -> list[tuple[bool, str]]:
     Raises:
         ClusterError: an address cannot be understood.
     """
+    import asyncio
+
+    from actors import ActorSystem
+    from protocols.clusters.worker import Worker
+
     workers = [Worker(address) for address in addresses]
     async with ActorSystem(timeout=5.0) as system:
         return await asyncio.gather(*(_state(system, worker) for worker in workers))
 
 
 async def _state(system: ActorSystem, worker: Worker) -> tuple[bool, str]:
+    from protocols.workers.compute_server import ComputeServer
+
     try:
         server = await system.connect(f"{worker.url}/server", ComputeServer)
         return True, ", ".join(await server.names()) or "none"
+    except InsecureAddress:
+        return False, "it is not on this machine: give --cluster with a cluster file, and the certificates of a node with --keys"
     except ActorError as error:
         return False, str(error)

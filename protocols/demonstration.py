@@ -15,9 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from privacy.keras_models.installed import require_keras
+from privacy.keras_models.quiet import begin_keras
 from protocols.client.connection import connect
 from protocols.clusters.worker import Worker
 from protocols.concurrency import at_once
+from protocols.errors import InputError
 from protocols.owner.cluster import Cluster
 from protocols.owner.placement import share
 
@@ -48,6 +50,7 @@ def digits() -> Digits:
 def trained(data: Digits) -> keras.Model:
     """Train a small CNN for a few seconds; no softmax: the largest logit is the answer."""
     require_keras("the demonstration")
+    begin_keras()
     import keras  # noqa: PLC0415  takes seconds, and workers never need it
     from keras import layers  # noqa: PLC0415
 
@@ -75,8 +78,11 @@ async def demonstrate(images: int, say: Callable[[str], None]) -> None:
         say: is told in a line what happens.
 
     Raises:
+        InputError: so many images are not there.
         ProtocolError: workers cannot be started, or do not answer.
     """
+    if not 1 <= images <= MOST:
+        raise InputError(f"{images} images were asked for; {MOST} are there")
     data = digits()
     model = await asyncio.to_thread(trained, data)
     accuracy = model.evaluate(data.x_test, data.y_test, verbose=0)[1]

@@ -18,7 +18,17 @@ def run(*arguments: str) -> str:
 
 
 def test_the_demo():
-    shown = run("demo.py", "--epochs", "1")
+    done = subprocess.run(
+        [sys.executable, "demo.py", "--epochs", "1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=1500,
+        cwd=EXAMPLES,
+    )
+    shown = done.stdout
+    assert done.returncode == 0, shown
+    assert not [word for word in ("absl", "oneDNN", "cuda", "cpu_feature_guard", "cuInit") if word in shown], shown
     assert shown.count("Actual:") == 3
     assert "bytes sent online" in shown
     assert "3 of 3" in shown

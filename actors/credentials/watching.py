@@ -10,15 +10,12 @@ import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 
 from actors.credentials.files import Credentials
+from actors.credentials.periods import URGENT_DAYS, WARN_DAYS
 
 log = logging.getLogger(__name__)
 
 EVERY = 5.0
 """Seconds between two looks at the files. New connections look by themselves; this is for those that are open, and for warnings."""
-WARN_DAYS = 30
-"""Days before a certificate expires from which on there is a warning a day."""
-URGENT_DAYS = 7
-"""Days before it expires from which on that is an error a day."""
 DAY = 24 * 60 * 60.0
 
 Tell = Callable[[str], None]

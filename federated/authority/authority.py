@@ -32,12 +32,9 @@ from federated.authority.key_file import SigningKey
 from federated.authority.member_file import MemberFile
 from federated.authority.private_files import locked
 from federated.authority.register import MemberEntry, Register
+from federated.authority.settings import DAYS, OWN_DAYS
 from federated.errors import KeysError
 from protocols.storage.replacement import replace, synchronize
-
-DAYS = 365
-"""How long certificates of members are valid, unless told otherwise."""
-OWN_DAYS = 3650
 
 Clock = Callable[[], datetime]
 

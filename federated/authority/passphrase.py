@@ -10,9 +10,8 @@ import typer
 from federated.authority.authority import Authority
 from federated.authority.key_file import is_encrypted
 from federated.authority.private_files import read_private
+from federated.authority.settings import PASSPHRASE_FILE
 from federated.errors import KeysError
-
-PASSPHRASE_FILE = "CONFIDE_AUTHORITY_PASSPHRASE_FILE"
 
 
 def opened_authority(folder: Path, passphrase_file: Path | None) -> Authority:

@@ -16,9 +16,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from actors.identity.caller import common_name
-from federated.authority.authority import DAYS
 from federated.authority.issuing import member_certificate, own_certificate
 from federated.authority.key_file import pem
+from federated.authority.settings import DAYS
 from federated.errors import KeysError
 from protocols.authority.admission import AdmissionSettings
 from protocols.errors import ClusterError

@@ -36,17 +36,18 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 import msgspec
 
 from actors import limits
 from actors.address import NAME, Address
-from actors.errors import LinkError
+from actors.errors import InsecureAddress, LinkError
 from federated.errors import ClusterFileError
 from protocols.authority.admission import AdmissionSettings
 from protocols.errors import ClusterError
-from protocols.nodes.worker_nodes import CryptoProviderNode, ServerNode, three_workers
+from protocols.nodes.misspelt import misspelt, unknown_field
+from protocols.nodes.worker_nodes import IN_THE_CLEAR, CryptoProviderNode, ServerNode, three_workers
 
 Code: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", description="module:function")]
 Seconds: TypeAlias = Annotated[float, msgspec.Meta(ge=0.0, le=1e6)]
@@ -232,6 +233,8 @@ def _checked(path: Path, content: dict[str, Any]) -> ClusterFile:
         raise ClusterFileError(
             f"{', '.join(map(repr, content))}: expected [nodes.NAME] tables, [models], [admission], allow_plaintext and message_limit only"
         )
+    if isinstance(admits, dict) and (why := unknown_field(admits, AdmissionSettings.__struct_fields__, "it")):
+        raise ClusterFileError(f"[admission]: {why}")
     try:
         admission = msgspec.convert(admits, AdmissionSettings)
     except msgspec.ValidationError as error:
@@ -260,6 +263,8 @@ def _node(name: str, table: object) -> Node:
         raise ClusterFileError(
             f"[nodes.{name}]: a name has letters, digits, '.', '_' and '-', begins with one of the first two, and is not 'ca'"
         )
+    if why := misspelt(table, get_args(Node)):
+        raise ClusterFileError(f"[nodes.{name}]: {why}")
     try:
         return msgspec.convert(table, Node)  # type: ignore[no-any-return]  # a union of structs
     except msgspec.ValidationError as error:
@@ -272,6 +277,8 @@ def _check_addresses(name: str, node: Node, allow_plaintext: bool) -> None:
             try:
                 parsed = Address.parse(address)
                 parsed.check_encryption(allow_plaintext)
+            except InsecureAddress:
+                raise ClusterFileError(f"[nodes.{name}]: {parsed} {IN_THE_CLEAR}") from None
             except LinkError as error:
                 raise ClusterFileError(f"[nodes.{name}]: {error}") from None
     if node.address is not None and Address.parse(node.address).wildcard:

@@ -14,7 +14,7 @@ from actors.address import Address
 from federated.machines.aggregator import NAME, Aggregator, AggregatorStatus
 from federated.machines.certificates import expiry
 from federated.machines.cluster_file import AggregatorNode, ClientNode, ClusterFile, Node, OwnerNode
-from federated.machines.node import OWNER_ACTOR
+from federated.machines.node import OWNER_ACTOR, encryption
 from federated.owners.owner import DataOwner
 from protocols.nodes.worker_nodes import CryptoProviderNode, ServerNode
 from protocols.workers.compute_server import ComputeServer
@@ -46,6 +46,22 @@ class NodeState:
     def days(self, now: datetime) -> int | None:
         """Whole days that its certificate is valid from now on; below 0: it has expired."""
         return None if self.until is None else (self.until - now).days
+
+
+def asked_with(cluster: ClusterFile, keys: Path | None) -> tuple[Path | None, Encryption]:
+    """Return the folder of keys, and how to connect as the first node whose key is in it.
+
+    Args:
+        cluster: the file.
+        keys: the folder; None: `keys` beside the file, if it is there.
+
+    Raises:
+        KeysError: certificates are needed and not there.
+    """
+    if keys is None and (cluster.path.parent / "keys").is_dir():
+        keys = cluster.path.parent / "keys"
+    asking = next((name for name in cluster.nodes if keys is not None and (keys / f"{name}.key").is_file()), next(iter(cluster.nodes)))
+    return keys, encryption(cluster, keys, asking)
 
 
 async def states(cluster: ClusterFile, encryption: Encryption, keys: Path | None = None) -> list[NodeState]:

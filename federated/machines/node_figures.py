@@ -7,6 +7,7 @@ import http.client
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from ssl import SSLContext
+from typing import NamedTuple
 
 from actors.address import Address
 from actors.guard.words import shown
@@ -54,24 +55,37 @@ async def figures(address: str | None, tls: SSLContext | None) -> NodeFigures:
     if address is None:
         return NodeFigures(missing="nobody can connect to it: see its --metrics-port on its own machine")
     try:
-        status, text = await asyncio.to_thread(_get, Address.parse(address), tls)
+        answer = await asyncio.to_thread(page, Address.parse(address), tls, METRICS)
     except (OSError, http.client.HTTPException) as error:
         return NodeFigures(missing=f"{address} does not answer: {type(error).__name__}")
-    if status != http.HTTPStatus.OK:
-        return NodeFigures(missing=f"{address} refused: {status} {shown(text.strip(), 200)}")
-    return NodeFigures(parsed(text))
+    if answer.status != http.HTTPStatus.OK:
+        return NodeFigures(missing=f"{address} refused: {answer.status} {shown(answer.text.strip(), 200)}")
+    return NodeFigures(parsed(answer.text))
 
 
-def _get(address: Address, tls: SSLContext | None) -> tuple[int, str]:
+class Page(NamedTuple):
+    """What a node answers to a GET: the status, the text, and the time that it has, as HTTP writes it."""
+
+    status: int
+    text: str
+    date: str
+
+
+def page(address: Address, tls: SSLContext | None, path: str) -> Page:
+    """Get a page of a node; blocks.
+
+    Raises:
+        OSError, http.client.HTTPException: it does not answer.
+    """
     if address.secure:
         connection: http.client.HTTPConnection = http.client.HTTPSConnection(address.host, address.port, timeout=WITHIN, context=tls)
     else:
         host = Address.parse(reached(address)).host if kept_in_the_clear(address) else address.host
         connection = http.client.HTTPConnection(host, address.port, timeout=WITHIN)
     try:
-        connection.request("GET", METRICS)
+        connection.request("GET", path)
         answer = connection.getresponse()
-        return answer.status, answer.read(MOST).decode(errors="replace")
+        return Page(answer.status, answer.read(MOST).decode(errors="replace"), answer.headers.get("Date", ""))
     finally:
         connection.close()
 

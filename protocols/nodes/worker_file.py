@@ -11,10 +11,22 @@ import msgspec
 
 from actors import ActorError, limits
 from actors.address import Address
+from actors.errors import InsecureAddress
 from protocols.authority.admission import AdmissionSettings
 from protocols.errors import ClusterError
 from protocols.nodes.certificate import encryption
-from protocols.nodes.worker_nodes import CLIENT, ROLES, WorkerNode, acting, cluster_among, three_workers
+from protocols.nodes.misspelt import misspelt, unknown_field
+from protocols.nodes.worker_nodes import (
+    CLIENT,
+    IN_THE_CLEAR,
+    ROLES,
+    CryptoProviderNode,
+    ServerNode,
+    WorkerNode,
+    acting,
+    cluster_among,
+    three_workers,
+)
 from protocols.owner.cluster import Cluster
 
 
@@ -59,8 +71,11 @@ def _read(file: Path) -> tuple[dict[str, dict[str, Any]], bool, int, AdmissionSe
         raise ClusterError(f"{file}: [nodes.NAME] tables are needed, one for each machine, with its role")
     if not isinstance(plain, bool):
         raise ClusterError(f"{file}: allow_plaintext = {plain!r}: expected true or false")
+    admits = content.get("admission", {})
+    if isinstance(admits, dict) and (why := unknown_field(admits, AdmissionSettings.__struct_fields__, "it")):
+        raise ClusterError(f"{file}: [admission]: {why}")
     try:
-        admission = msgspec.convert(content.get("admission", {}), AdmissionSettings)
+        admission = msgspec.convert(admits, AdmissionSettings)
     except msgspec.ValidationError as error:
         raise ClusterError(f"{file}: [admission]: {error}") from None
     try:
@@ -70,6 +85,8 @@ def _read(file: Path) -> tuple[dict[str, dict[str, Any]], bool, int, AdmissionSe
 
 
 def _worker(file: Path, name: str, table: dict[str, Any]) -> WorkerNode:
+    if why := misspelt(table, (ServerNode, CryptoProviderNode)):
+        raise ClusterError(f"{file}: [nodes.{name}]: {why}")
     try:
         return msgspec.convert(table, WorkerNode)  # type: ignore[no-any-return]  # a union of structs
     except msgspec.ValidationError as error:
@@ -79,5 +96,7 @@ def _worker(file: Path, name: str, table: dict[str, Any]) -> WorkerNode:
 def _check(file: Path, name: str, address: str, allow_plaintext: bool) -> None:
     try:
         Address.parse(address).check_encryption(allow_plaintext)
+    except InsecureAddress:
+        raise ClusterError(f"{file}: [nodes.{name}]: {address} {IN_THE_CLEAR}") from None
     except ActorError as error:
         raise ClusterError(f"{file}: [nodes.{name}]: {error}") from None

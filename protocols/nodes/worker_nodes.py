@@ -44,6 +44,11 @@ class CryptoProviderNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True
 
 WorkerNode: TypeAlias = ServerNode | CryptoProviderNode
 ROLES = ("server", "crypto_provider")
+IN_THE_CLEAR = (
+    "is not encrypted and not on this machine: use wss:// and certificates (confide certs), or write allow_plaintext = true above all"
+    " tables, to send everything in the clear"
+)
+"""Said of an address."""
 
 
 def three_workers(path: Path, nodes: Mapping[str, object]) -> dict[str, WorkerNode]:

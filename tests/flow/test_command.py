@@ -38,7 +38,8 @@ async def test_status_of_a_worker_that_is_there_and_one_that_is_not():
         (("status", "--cluster", "[ward]/cluster.toml"), "[ward]/cluster.toml cannot be read"),
         (("share", "--list", "--equals", "--cluster", "cluster.toml"), "--equals goes with --worker"),
         (("worker", "localhost"), "expected 'host:port'"),
-        (("worker", "0.0.0.0:0"), "not encrypted"),
+        (("worker", "0.0.0.0:0"), "give --certificate, --key and --authority, or --allow-plaintext"),
+        (("share", "--list", *("--worker", "192.0.2.1:1") * 3), "ws://192.0.2.1:1 is not on this machine: give --cluster"),
         (("worker", "localhost:0", "--key", __file__), "all three"),
         (
             ("worker", "localhost:0", *(word for name in ("certificate", "key", "authority") for word in (f"--{name}", __file__))),

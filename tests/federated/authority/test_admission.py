@@ -183,7 +183,7 @@ def test_a_strict_worker_gives_what_a_certificate_says_and_nothing_else(members,
     ("more", "says"),
     [
         ('[admission]\nroles = "needed"\n', r"\[admission\]: Invalid enum value 'needed'"),
-        ('[admission]\nrole = "required"\n', r"\[admission\]: .* unknown field `role`"),
+        ('[admission]\nrole = "required"\n', r"\[admission\]: unknown field `role`: did you mean roles\?"),
         ("admission = 3\n", r"\[admission\]: Expected `object`, got `int`"),
     ],
 )

@@ -77,9 +77,16 @@ JULIA = '[nodes.julia]\nrole = "server"\naddress = "ws://127.0.0.1:4000"\n'
         ('[nodes.ca]\nrole = "server"\naddress = "ws://127.0.0.1:1"', "is not 'ca'"),
         ("[nodes]\njulia = 3", r"\[nodes.julia\]: Expected `object`, got `int`"),
         ("[nodes.julia]", r"\[nodes.julia\]: .*missing required field `role`"),
-        ('[nodes.julia]\nrole = "boss"', r"\[nodes.julia\]: Invalid value 'boss' - at `\$.role`"),
+        (
+            '[nodes.julia]\nrole = "boss"',
+            r"\[nodes.julia\]: role = 'boss' is none; the roles are server, crypto_provider, aggregator, owner, client",
+        ),
+        ('[nodes.julia]\nrole = "serverr"', r"\[nodes.julia\]: role = 'serverr' is none: did you mean server\?"),
         ('[nodes.julia]\nrole = "server"', r"\[nodes.julia\]: .*missing required field `address`"),
-        (JULIA + "adress = 1", r"\[nodes.julia\]: .*unknown field `adress`"),
+        (
+            JULIA + "adress = 1",
+            r"\[nodes.julia\]: .*unknown field `adress`: did you mean address\?; a node with role = 'server' has address, listen",
+        ),
         (JULIA.replace("ws://127.0.0.1:4000", "julia:4000"), r"\[nodes.julia\]: 'julia:4000' .* expected .*such as 'ws://127.0.0.1:4000'"),
         (JULIA.replace("127.0.0.1", "julia.example"), r"\[nodes.julia\]: ws://julia.example:4000 is not encrypted"),
         (JULIA.replace("127.0.0.1", "0.0.0.0"), r"\[nodes.julia\]: ws://0.0.0.0:4000 is not encrypted"),

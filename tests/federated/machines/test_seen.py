@@ -133,6 +133,10 @@ async def test_three_real_workers_are_seen_from_outside(tmp_path):
                 await remote.query(np.zeros((3, 4)))
                 seen = {name: await figures(made.addresses[0], made.tls(name)) for name in ("julia", "eye", "analyst", "hospital")}
                 code, out = await asyncio.to_thread(confide, "status", "--cluster", str(made.file), "--json")
+                examined = await asyncio.to_thread(
+                    confide, "doctor", "--cluster", str(made.file), "--json", "--model", "net", "--examples", "3"
+                )
+                measured = remote.last
                 heads = {one["name"]: one["audit_head"] for one in json.loads(out)["nodes"]}
                 await remote.query(np.zeros((3, 4)))
             await serving
@@ -149,6 +153,12 @@ async def test_three_real_workers_are_seen_from_outside(tmp_path):
     status = json.loads(out)
     assert (code, code_of_table, status["ready"]) == (0, 0, True)
     assert table.count("ready") == 6
+    found = {one["about"]: one for one in json.loads(examined[1])["findings"]}
+    assert (examined[0], {one["verdict"] for one in found.values()}) == (0, {"ok"}), found
+    assert {"julia: files", "julia: certificate", "julia: answers", "me: round trip", "greg: clock", "eye: certificate"} <= set(found)
+    predicted = found["net: a query"]["figures"]
+    assert (predicted["rounds"], predicted["sent"]) == (measured.rounds, measured.servers[0].sent)
+    assert 0 < predicted["seconds"] < measured.seconds, "the network alone"
     by = {one["name"]: one for one in status["nodes"]}
     assert by["me"]["figures"]["confide_model_requests_answered_total"] == [{"model": "net", "value": 1.0}]
     assert by["julia"]["certificate_days_left"] > 0
