@@ -18,7 +18,12 @@ PACKAGES = {
     "federated": "Who trains with whom, and when?",
     "privacy": "How much does a result reveal about one person?",
 }
-DOCUMENTS = {"security.md": "SECURITY.md", "changelog.md": "CHANGELOG.md", "contributing.md": "CONTRIBUTING.md"}
+DOCUMENTS = {
+    "security.md": "SECURITY.md",
+    "changelog.md": "CHANGELOG.md",
+    "contributing.md": "CONTRIBUTING.md",
+    "conduct.md": "CODE_OF_CONDUCT.md",
+}
 
 
 def exported(package: str) -> dict[str, str]:
@@ -45,7 +50,10 @@ def reference(package: str) -> str:
 
 def document(name: str) -> str:
     """Return a document of the root, with links as they are from the site."""
-    return re.sub(r"\]\(docs/", "](", (ROOT / name).read_text())
+    text = re.sub(r"\]\(docs/", "](", (ROOT / name).read_text())
+    for page, source in DOCUMENTS.items():
+        text = text.replace(f"]({source})", f"]({page})")
+    return text
 
 
 def notebook(path: Path) -> str:

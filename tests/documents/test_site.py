@@ -14,8 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from documents.snippets import ROOT
-
+ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 NOTEBOOKS = sorted((DOCS / "notebooks").glob("*.ipynb"))
 
