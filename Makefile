@@ -6,7 +6,7 @@ export TF_NUM_INTRAOP_THREADS ?= 2
 export TF_NUM_INTEROP_THREADS ?= 1
 unexport PYTHONDONTWRITEBYTECODE  # each of the many processes of the tests would compile all of confide again
 
-.PHONY: demo test test-long lint types unit bench format clean
+.PHONY: demo test test-long docs lint types unit bench format clean
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -29,6 +29,13 @@ test: lint  # types on one core, tests on the others
 test-long: .venv/long
 	$(BIN)/pytest -m long --timeout 1800
 
+.venv/docs: .venv/ready
+	$(BIN)/python -m pip install --quiet --group docs
+	touch $@
+
+docs: .venv/docs  # into site/; a link or a name that is not there is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
 lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -47,4 +54,4 @@ format: .venv/ready
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

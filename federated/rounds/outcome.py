@@ -41,7 +41,7 @@ class Outcome:
         changes: what is another than in the rounds before, when a run was resumed with other owners, aggregation or quorum.
 
     Example:
-        >>> print(outcome)
+        >>> print(outcome)  # doctest: +SKIP
         round 3: 19 of 20 owners, loss 0.412, accuracy 0.881, 1.9 s, 3.1 MB
     """
 

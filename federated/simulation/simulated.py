@@ -164,6 +164,8 @@ def simulated_owners(
         DataError: a part is no data.
 
     Example:
+        >>> from federated import partition
+        >>> x, y = np.zeros((2000, 4)), np.arange(2000) % 10
         >>> simulated_owners(partition(x, y, owners=100, alpha=0.5, seed=0), dropout=0.05, seed=7)
         <100 simulated owners>
     """

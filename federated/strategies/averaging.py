@@ -22,7 +22,9 @@ class FedAvg(Strategy):
     With one local step on all data (`batch_size=None`) of plain SGD and full participation this is centralised SGD.
 
     Args:
-        fraction, local_epochs, batch_size: C, E and B of the paper, see `Strategy`.
+        fraction: C of the paper: of the owners, how many a round asks; see `Strategy`.
+        local_epochs: E of the paper.
+        batch_size: B of the paper; None: all data of an owner.
 
     References:
         McMahan et al., 2017, arXiv:1602.05629, Algorithm 1.
@@ -180,7 +182,8 @@ class FedAdam(_Adaptive):
 
     Args:
         eta: server learning rate, above 0.
-        beta_1, beta_2: decay of the first and second moment, in [0, 1).
+        beta_1: decay of the first moment, in [0, 1).
+        beta_2: decay of the second moment, in [0, 1).
         tau: adaptivity, above 0; a smaller one adapts more.
 
     References:
@@ -201,8 +204,7 @@ class FedAdam(_Adaptive):
 class FedYogi(FedAdam):
     """Yogi at the server: v_t = v_{t-1} - (1 - beta_2) Delta_t^2 sign(v_{t-1} - Delta_t^2).
 
-    Args:
-        eta, beta_1, beta_2, tau: as in `FedAdam`.
+    Its settings are those of `FedAdam`.
 
     References:
         Reddi et al., 2021, arXiv:2003.00295, Algorithm 2.

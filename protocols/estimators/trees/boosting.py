@@ -181,8 +181,9 @@ class GradientBoostingRegressor(TreeRegressor, _Boosted):
     Targets that are here are centred and scaled before they are stored. Targets that others have stored, and what trees leave of them, must
     be within +-16, which is found out on shares: an error says so.
 
+    Its settings are those of the classifier, but for one:
+
     Args:
-        cluster, n_estimators, learning_rate, max_depth, max_bins, reg_lambda, random_state: as for the classifier.
         min_child_weight: the smallest sum of weights of a child: how many examples it has at least, if there are no weights.
 
     **Leaks** what the classifier leaks; where targets were shared by others, their mean.

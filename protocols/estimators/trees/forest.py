@@ -191,8 +191,9 @@ class RandomForestRegressor(TreeRegressor, _Forest):
 
     Targets that others have stored must be within +-16, which is found out on shares: an error says so.
 
+    Its settings are those of the classifier, but for one:
+
     Args:
-        cluster, n_estimators, max_depth, max_bins, min_samples_leaf, bootstrap, random_state: as for the classifier.
         max_features: as for the classifier; all columns unless it is given, as in scikit-learn.
     """
 
