@@ -5,6 +5,7 @@ The owner's side: what is revealed here is revealed to this process alone.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import math
 import os
@@ -92,6 +93,8 @@ class SharedNetwork:
         self._compiled: dict[str, Any] = {}
         self._made = 0
         self.version = 0
+        self._moving = asyncio.Lock()
+        """Held while both servers take other shares for the weights, or those that there are: never one before and one after."""
 
     @property
     def begun(self) -> bool:
@@ -174,7 +177,8 @@ class SharedNetwork:
         servers = await training_servers(self._cluster, self._name) if wanted else ()
         for keeps, slot in wanted:
             held = zip(servers, self._rights, strict=True)
-            await at_once(*((one.keep if keeps else one.revert)(self._handle or b"", right, slot) for one, right in held))
+            async with self._moving:
+                await at_once(*((one.keep if keeps else one.revert)(self._handle or b"", right, slot) for one, right in held))
             self.version += not keeps
 
     # What is asked of the network.
@@ -320,9 +324,9 @@ class SharedNetwork:
         """Begin a run that leaves the weights as they are."""
         if self._handle is None:
             await self._load(self._planned())
-        run = await begun(
-            self._cluster, msgspec.structs.replace(terms, session=os.urandom(16)), data, (self._handle or b"", self._secret), None
-        )
+        terms = msgspec.structs.replace(terms, session=os.urandom(16))
+        async with self._moving:
+            run = await begun(self._cluster, terms, data, (self._handle or b"", self._secret), None, self._moving)
         try:
             yield run
         finally:
@@ -338,7 +342,8 @@ class SharedNetwork:
             servers = await training_servers(self._cluster, self._name)
             try:
                 held = zip(servers, self._rights, strict=True)
-                first, second = await at_once(*(server.weights(self._handle, right) for server, right in held))
+                async with self._moving:
+                    first, second = await at_once(*(server.weights(self._handle, right) for server, right in held))
             except ActorError as error:
                 raise WorkerLost(f"the weights could not be fetched: {error}") from None
             for place, a, b in zip(self._places, first, second, strict=False):  # what stays comes last

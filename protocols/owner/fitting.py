@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 from collections.abc import AsyncGenerator
@@ -42,6 +43,9 @@ class Training(SharedNetwork):
     def __init__(self, model: Any, cluster: ThreeWorkers, name: str) -> None:
         super().__init__(model, cluster, name)
         self._spending = Spending()
+        self._fits = 0
+        self._stepping: int | None = None
+        """The number of the fit that is in an epoch, or on its way to one."""
 
     async def fitted(self, data: GivenExamples, validated: GivenExamples | None, how: FitSettings) -> AsyncGenerator[Epoch]:
         """See `SharedModel.fit`. What is not shared yet is shared for as long as this lasts."""
@@ -61,6 +65,8 @@ class Training(SharedNetwork):
     async def _fit(
         self, data: SharedExamples, validated: SharedExamples | None, how: FitSettings, callbacks: FitCallbacks
     ) -> AsyncGenerator[Epoch]:
+        if self._stepping is not None:
+            raise InputError(f"a fit of model {self._name!r} is under way: each of two would undo what the other one trains; wait for it")
         terms, names = self._agreed(data, how), self._log_names(how)
         asking = None
         if validated is not None:
@@ -78,7 +84,9 @@ class Training(SharedNetwork):
             same = settings(terms.plan, data.all, how.batch_size, self._seats.helper, shuffle=how.shuffle)
             checkpoints = Checkpoints(self._cluster, self._name, how.folder, resume=how.resume, settings=same, shuffle=how.shuffle)
         terms = msgspec.structs.replace(terms, order=checkpoints.order if checkpoints is not None else fresh_key() if how.shuffle else None)
-        runs, held = _Runs(self._cluster, checkpoints), contextlib.AsyncExitStack()
+        runs, held = _Runs(self._cluster, checkpoints, self._moving), contextlib.AsyncExitStack()
+        mine = self._fits = self._fits + 1
+        self._stepping = mine
         logs: dict[str, float] = {}
         resumed = checkpoints is not None and checkpoints.begun
         try:
@@ -119,7 +127,11 @@ class Training(SharedNetwork):
                 if checkpoints is not None:
                     checkpoints.remember(CallbackMemory(number + 1, callbacks.memories(), self._rate))
                 await run.ended(number)
+                self._stepping = None
                 yield msgspec.structs.replace(epoch, logs=seen, privacy=spent)
+                if self._fits != mine:
+                    raise InputError(f"another fit of model {self._name!r} has begun since: this one goes no further, or would undo it")
+                self._stepping = mine
                 if callbacks.stop:
                     break
             if self._planned().optimizer.average is not None:
@@ -132,6 +144,10 @@ class Training(SharedNetwork):
             reason = str(error).partition("\n")[0]
             raise WorkerLost(f"the training stopped: {reason}; {stands(checkpoints)}") from None
         finally:
+            if self._stepping == mine:
+                self._stepping = None
+            if how.privacy is not None and checkpoints is not None and runs.now is not None and runs.now.unsaved:
+                self._spending.told(number)  # it may be revealed as it is, and is made again with other noise
             await runs.end()
             if checkpoints is not None:
                 checkpoints.close()
@@ -206,8 +222,8 @@ class Training(SharedNetwork):
 class _Runs:
     """The runs of one fit, one after the other: a callback that sets another learning rate begins a new one."""
 
-    def __init__(self, cluster: ThreeWorkers, checkpoints: Checkpoints | None) -> None:
-        self._cluster, self._checkpoints = cluster, checkpoints
+    def __init__(self, cluster: ThreeWorkers, checkpoints: Checkpoints | None, moving: asyncio.Lock) -> None:
+        self._cluster, self._checkpoints, self._moving = cluster, checkpoints, moving
         self._run: Running | None = None
 
     async def at(self, terms: TrainingTerms, data: SharedExamples, model: tuple[bytes, bytes]) -> Running:
@@ -216,7 +232,7 @@ class _Runs:
             await self.end()
         if self._run is None:
             terms = msgspec.structs.replace(terms, session=os.urandom(16))
-            self._run = await begun(self._cluster, terms, data.all, model, self._checkpoints)
+            self._run = await begun(self._cluster, terms, data.all, model, self._checkpoints, self._moving)
         return self._run
 
     @property

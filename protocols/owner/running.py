@@ -26,10 +26,21 @@ from protocols.workers.training_server import TrainingServer
 
 
 class Running:
-    """One run of training: its owner's side while it lasts."""
+    """One run of training: its owner's side while it lasts.
+
+    Attributes:
+        made: how many steps are in the weights of the model.
+        unsaved: whether some of them are in no checkpoint, so that who resumes makes them again.
+    """
 
     def __init__(
-        self, terms: TrainingTerms, seats: Seats, servers: list[TrainingServer], dealer: TrainingDealer, checkpoints: Checkpoints | None
+        self,
+        terms: TrainingTerms,
+        seats: Seats,
+        servers: list[TrainingServer],
+        dealer: TrainingDealer,
+        checkpoints: Checkpoints | None,
+        moving: asyncio.Lock,
     ) -> None:
         self.terms, self._checkpoints, self._seats = terms, checkpoints, seats
         self._secret = new_secret()
@@ -38,7 +49,8 @@ class Running:
         self._dealer = dealer.with_options(timeout=None)
         self.steps = terms.steps(0)
         self.made = terms.made
-        self._begun = 0
+        self.unsaved = False
+        self._begun, self._moving = 0, moving
 
     async def begin(self, data: tuple[SharedDataset, ...], model: tuple[bytes, bytes], presence: Presence) -> None:
         """`model` is the handle, and the secret of the rights to it."""
@@ -134,7 +146,9 @@ class Running:
         first, second = await self._reports(number, start, stop, told)
         if (first.outside + second.outside).any():
             raise Diverged(number + 1)
-        await at_once(*(server.adopt(run, right) for server, right in both))
+        self.unsaved = True
+        async with self._moving:
+            await at_once(*(server.adopt(run, right) for server, right in both))
         self.made += stop - start
         if stop < self.steps:
             await self.save(Progress(number, stop, self.made - number * self.steps - stop))
@@ -147,12 +161,14 @@ class Running:
     async def finish(self) -> None:
         """Let averages of weights take their places, at the end of all epochs."""
         both = zip(self._servers, self._rights, strict=True)
-        await at_once(*(server.finish(self.terms.session, right) for server, right in both))
+        async with self._moving:
+            await at_once(*(server.finish(self.terms.session, right) for server, right in both))
 
     async def save(self, progress: Progress) -> None:
         """Save a checkpoint, if there are any."""
         if self._checkpoints is not None:
             await self._checkpoints.save(self.terms.session, self._rights, progress)
+            self.unsaved = False
 
     async def end(self) -> None:
         """End the run wherever it has begun."""
@@ -170,10 +186,14 @@ async def begun(
     data: tuple[SharedDataset, ...],
     model: tuple[bytes, bytes],
     checkpoints: Checkpoints | None,
+    moving: asyncio.Lock | None = None,
 ) -> Running:
-    """Have all three workers begin a run on `data`: x, y, and the weights of the examples if there are any."""
+    """Have all three workers begin a run on `data`: x, y, and the weights of the examples if there are any.
+
+    `moving` is held while both servers take the weights of the run for those of the model; None: nobody asks the model meanwhile.
+    """
     first, second, dealer = await trainers(cluster, terms.name)
-    run = Running(terms, cluster.seats_for(terms.name), [first, second], dealer, checkpoints)
+    run = Running(terms, cluster.seats_for(terms.name), [first, second], dealer, checkpoints, moving or asyncio.Lock())
     try:
         await run.begin(data, model, cluster.presence)
     except BaseException:

@@ -261,7 +261,7 @@ class SharedModel:
 
         Raises:
             ModelError: the layers, the loss or the optimizer cannot be trained on shares, or the learning rate vanishes in fixed point.
-            InputError: data that do not fit the model or each other; a callback that cannot be.
+            InputError: data that do not fit the model or each other; a callback that cannot be; another fit is under way, or has begun.
             TooLarge: the randomness of one operation does not fit the memory, in a micro-batch of one example; or of a step, where there
                 are none. The message says how much is enough.
             ClusterError: the workers find other circuits for a step: other versions of confide, or processors that round differently.

@@ -12,8 +12,9 @@ from gradient_oracle import clipped_sum, each_gradient, flat_weights
 from inner_workers import inner_cluster
 from privacy import DPSGD, Ledger
 from protocols import share
-from protocols.errors import Diverged, InputError, ModelError, NotGranted
+from protocols.errors import Diverged, InputError, ModelError, NotGranted, VaultError
 from protocols.owner import asking
+from protocols.owner.running import Running
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.normal(size=(48, 6)).astype(np.float32)
@@ -144,6 +145,37 @@ async def test_a_training_that_is_resumed_goes_on_counting(tmp_path):
     assert [epoch.number for epoch in made] == [1, 2, 3]
     assert [epoch.privacy.epsilon for epoch in made] == pytest.approx([expected(*[4.0] * count) for count in (1, 2, 3)], rel=0.01)
     assert sum(release.count for release in ledger.releases) == 3
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("fails", ["a callback", "a checkpoint"])
+async def test_an_epoch_that_could_be_revealed_and_is_made_again_with_other_noise_is_paid_again(tmp_path, monkeypatch, fails):
+    ledger = Ledger(tmp_path / "ledger.sqlite", data="x", max_epsilon=100.0, delta=1e-5)
+    settings = {"privacy": DPSGD(noise_multiplier=4.0, max_grad_norm=1.0), "ledger": ledger, "folder": tmp_path / "owner", "resume": True}
+
+    class Failing(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch:
+                raise ZeroDivisionError
+
+    async def full(self, number):
+        raise VaultError("no space is left")
+
+    async with inner_cluster(tmp_path) as cluster:
+        data = await cluster.store("x", X), await cluster.store("y", Y)
+        async with await share(build(), cluster, input_range=(-8, 8)) as shared:
+            await fitted(shared, data, epochs=1, **settings)
+            with monkeypatch.context() as patch:
+                if fails == "a checkpoint":
+                    patch.setattr(Running, "ended", full)
+                with pytest.raises((ZeroDivisionError, VaultError)):
+                    await fitted(shared, data, epochs=2, callbacks=[Failing()] if fails == "a callback" else [], **settings)
+            first = flat_weights(await shared.reveal())
+            made = await fitted(shared, data, epochs=2, **settings)
+            second = flat_weights(await shared.reveal())
+    assert np.abs(first - second).max() > 0.01, "the noise is another"
+    assert sum(release.count for release in ledger.releases) == 3
+    assert made[-1].privacy.epsilon == pytest.approx(expected(4.0, 4.0, 4.0), rel=0.01)
 
 
 @pytest.mark.parametrize("part", ["base", "head"])
