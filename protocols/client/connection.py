@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import AsyncIterator
 
 import msgspec
 
 from actors import ActorError, ActorSystem, NotAllowed
+from actors.observing.log_lines import event
 from protocols.authority.pending import WITHIN
 from protocols.client.remote_model import RemoteModel, pauses
 from protocols.clusters.connections import Links, connected, server_at
@@ -19,6 +21,8 @@ from protocols.errors import Busy, ClusterError, NotOwner, Resuming, UnknownMode
 from protocols.serving.claims import check_described
 from protocols.serving.hosting import Handshake
 from protocols.serving.turns import RETRY
+
+log = logging.getLogger(__name__)
 
 WAIT = 30.0
 """Seconds to wait for the workers of a model that stays, unless it is said."""
@@ -74,18 +78,26 @@ async def _found(
     """Reach the workers, and have both servers describe the model; wait for what may be otherwise a little later."""
     loop = asyncio.get_running_loop()
     end = loop.time() + (WAIT if timeout is None else timeout)
-    for pause in pauses():
-        try:
-            name = wanted if wanted is not None else await _only_one(system, cluster)
-            links = await connected(system, cluster.addresses_for(name))
-            return links, name, await _described(links, name, cluster.equals)
-        except (WorkerUnreachable, ActorError) as error:
-            if timeout is None or loop.time() + pause > end or isinstance(error, NotAllowed):
-                raise
-        except Resuming:
-            if loop.time() + pause > end:
-                raise
-        await asyncio.sleep(pause)
+    waits = "nobody has answered"
+    try:
+        async with asyncio.timeout_at(None if timeout is None else end):
+            for pause in pauses():
+                try:
+                    name = wanted if wanted is not None else await _only_one(system, cluster)
+                    links = await connected(system, cluster.addresses_for(name))
+                    return links, name, await _described(links, name, cluster.equals)
+                except (WorkerUnreachable, ActorError, Resuming) as error:
+                    again = isinstance(error, Resuming) or (timeout is not None and not isinstance(error, NotAllowed))
+                    if not again or loop.time() + pause > end:
+                        raise
+                    if str(error) != waits:
+                        waits = str(error)
+                        event(log, logging.WARNING, "connect waits", model=wanted or "", reason=waits)
+                await asyncio.sleep(pause)
+    except TimeoutError:
+        if timeout is None:
+            raise
+        raise WorkerUnreachable(f"the workers of the model did not answer within {timeout:g} s: {waits}") from None
     raise AssertionError
 
 
