@@ -24,6 +24,8 @@ from protocols.serving.turns import RETRY
 
 log = logging.getLogger(__name__)
 
+UNDER_WAY = 5.0
+"""Seconds that an attempt which is under way at the deadline may still take."""
 WAIT = 30.0
 """Seconds to wait for the workers of a model that stays, unless it is said."""
 
@@ -78,9 +80,9 @@ async def _found(
     """Reach the workers, and have both servers describe the model; wait for what may be otherwise a little later."""
     loop = asyncio.get_running_loop()
     end = loop.time() + (WAIT if timeout is None else timeout)
-    waits = "nobody has answered"
+    waits: Exception | None = None
     try:
-        async with asyncio.timeout_at(None if timeout is None else end):
+        async with asyncio.timeout_at(None if timeout is None else end + UNDER_WAY):
             for pause in pauses():
                 try:
                     name = wanted if wanted is not None else await _only_one(system, cluster)
@@ -90,14 +92,14 @@ async def _found(
                     again = isinstance(error, Resuming) or (timeout is not None and not isinstance(error, NotAllowed))
                     if not again or loop.time() + pause > end:
                         raise
-                    if str(error) != waits:
-                        waits = str(error)
-                        event(log, logging.WARNING, "connect waits", model=wanted or "", reason=waits)
+                    if str(error) != str(waits):
+                        event(log, logging.WARNING, "connect waits", model=wanted or "", reason=str(error))
+                    waits = error
                 await asyncio.sleep(pause)
     except TimeoutError:
         if timeout is None:
             raise
-        raise WorkerUnreachable(f"the workers of the model did not answer within {timeout:g} s: {waits}") from None
+        raise waits or WorkerUnreachable(f"a worker is reached, and does not answer within {timeout:g} s: it stands still") from None
     raise AssertionError
 
 
