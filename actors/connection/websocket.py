@@ -39,8 +39,9 @@ TURN = 0.02
 """Seconds for which the frames of one connection are handled before others get a chance to run."""
 BRIEF = 1 << 10
 """Bytes that cannot take that long."""
-PING_EVERY, PING_WITHIN = 20.0, 60.0
-"""Seconds. A loop that computes for longer than the last loses its connections, unless its system has said that it may (`busy`)."""
+PING_EVERY, PING_WITHIN = 5.0, 10.0
+"""Seconds: whoever is frozen or cannot be reached is given up after 10 to 15. A loop that computes for longer than the last loses its
+connections, unless its system has said that it may (`busy`). A slow link does not, see `Stillness`."""
 REFUSED = 1008
 """Code of a close frame (RFC 6455, section 7.4.1): the other side does not do what is asked of it here."""
 LONGEST_REASON = 123

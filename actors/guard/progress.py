@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.connection import Connection
 from websockets.asyncio.server import ServerConnection
+from websockets.exceptions import ConnectionClosed
 from websockets.frames import CloseCode
 
 from actors.guard.awake import FORGIVEN, TICK, Awake
+from actors.guard.stillness import Stillness
 
 STALLED_AFTER = 30.0
 """Seconds that a frame may keep us waiting ..."""
@@ -124,18 +126,34 @@ class _Watched(_Base):
         super().process_event(event)
 
     async def keepalive(self) -> None:
-        """Ping now and then, for as long as the connection lasts, and end it when an answer does not come within `ping_timeout`."""
+        """Ping now and then, for as long as the connection lasts, and end it when the other side stands still; see `Stillness`."""
         assert self.ping_interval is not None
         assert self.ping_timeout is not None
         while True:
             await asyncio.sleep(self.ping_interval)
-            pong = await self.ping()
+            pong = asyncio.create_task(self._pong())
+            still = Stillness(self.transport, max(self.ping_timeout, self.busy))
             try:
-                async with Awake(max(self.ping_timeout, self.busy)):
-                    await pong
-            except TimeoutError:
+                while not pong.done() and still.left > 0:
+                    with contextlib.suppress(TimeoutError):
+                        async with Awake(min(TICK, still.left)) as waiting:
+                            await asyncio.shield(pong)
+                    still.look(waiting.spent, (self._complete, len(self.protocol.reader.buffer)), held=self.held)
+                if not pong.done():
+                    await self._end_unanswered()
+            finally:
+                pong.cancel()
+
+    async def _pong(self) -> None:
+        with contextlib.suppress(ConnectionClosed):
+            await (await self.ping())
+
+    async def _end_unanswered(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.close_timeout):  # what waits to be written may never leave
                 async with self.send_context():
                     self.protocol.fail(CloseCode.INTERNAL_ERROR, UNANSWERED)
+        self.transport.abort()
 
     def _look_later(self) -> None:
         self._before, self._begun = self._complete, bool(self.protocol.reader.buffer)

@@ -16,7 +16,7 @@ from federated.errors import OwnerDropped, SettingError
 from federated.machines.aggregator import NAME, Aggregator, Attendance, Tell
 from federated.machines.round_figures import RoundFigures
 from federated.owners.owner import DataOwner, Owner
-from federated.owners.remote_owner import RemoteOwner
+from federated.owners.remote_owner import BUSY, RemoteOwner
 from federated.strategies.strategy import check
 from federated.tasks.retry import pauses
 
@@ -203,5 +203,6 @@ def joining_owners(
         "allow_plaintext": allow_plaintext,
         "message_limit": limits.message_limit(message_limit),
         "observing": observing,
+        "busy": BUSY,
     }
     return JoiningOwners(names, system, dialed=dialed, wait=wait, patience=patience, tell=tell)

@@ -16,6 +16,9 @@ from protocols.secure_aggregation import AggregationTerms
 from protocols.secure_aggregation.session import Advertisement, Confirmation, MaskedVector, Opened, Shares
 from protocols.workers.sum_server import SumServer
 
+BUSY = 60
+"""Seconds for which the event loop of whoever plays rounds may be busy, as owners are told: it averages, and evaluates between them."""
+
 R = TypeVar("R")
 
 

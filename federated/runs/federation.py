@@ -14,7 +14,7 @@ from actors import ActorSystem, limits
 from federated.aggregation.aggregation import Aggregate, Aggregation, PlainMean
 from federated.errors import FederationClosed, SettingError
 from federated.owners.owner import ChangingOwners, Owner
-from federated.owners.remote_owner import RemoteOwner
+from federated.owners.remote_owner import BUSY, RemoteOwner
 from federated.records.data import Data
 from federated.rounds.buffer import Buffer, Pipeline
 from federated.rounds.evaluation import Evaluated
@@ -196,7 +196,7 @@ class Federation:
             await scope.enter_async_context(self._given)
         system = self._system
         if system is None and any(isinstance(owner, str) for owner in self._given):
-            system = await scope.enter_async_context(ActorSystem(message_limit=self._message_limit))
+            system = await scope.enter_async_context(ActorSystem(message_limit=self._message_limit, busy=BUSY))
         return [RemoteOwner(system, owner) if isinstance(owner, str) and system else cast(Owner, owner) for owner in self._given]
 
     @property

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Mapping
 from actors import Actor, ActorError, ActorSystem, LinkError, limits, message
 from federated.errors import OwnerDropped
 from federated.owners.holding import Holding
+from federated.owners.remote_owner import BUSY
 from federated.simulation.engine import ThreadEngine, cannot_be_sent
 from federated.strategies.strategy import check
 from federated.tasks.base import Bases, TaskBase, supplied
@@ -83,7 +84,7 @@ class ProcessEngine:
             SettingError: data that cannot be sent to another process.
         """
         async with contextlib.AsyncExitStack() as scope:
-            system = await scope.enter_async_context(ActorSystem(message_limit=self._message_limit, timeout=STARTED_WITHIN))
+            system = await scope.enter_async_context(ActorSystem(message_limit=self._message_limit, timeout=STARTED_WITHIN, busy=BUSY))
             for place in self._places:
                 place.holdings = {index: one for index, one in holdings.items() if self._place(index) is place}
                 place.system = system

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import AsyncIterator
 
 import msgspec
 
 from actors import ActorError, ActorSystem, NotAllowed
+from actors.observing.log_lines import event
 from protocols.authority.pending import WITHIN
 from protocols.client.remote_model import RemoteModel, pauses
 from protocols.clusters.connections import Links, connected, server_at
@@ -20,6 +22,10 @@ from protocols.serving.claims import check_described
 from protocols.serving.hosting import Handshake
 from protocols.serving.turns import RETRY
 
+log = logging.getLogger(__name__)
+
+UNDER_WAY = 5.0
+"""Seconds that an attempt which is under way at the deadline may still take."""
 WAIT = 30.0
 """Seconds to wait for the workers of a model that stays, unless it is said."""
 
@@ -74,18 +80,26 @@ async def _found(
     """Reach the workers, and have both servers describe the model; wait for what may be otherwise a little later."""
     loop = asyncio.get_running_loop()
     end = loop.time() + (WAIT if timeout is None else timeout)
-    for pause in pauses():
-        try:
-            name = wanted if wanted is not None else await _only_one(system, cluster)
-            links = await connected(system, cluster.addresses_for(name))
-            return links, name, await _described(links, name, cluster.equals)
-        except (WorkerUnreachable, ActorError) as error:
-            if timeout is None or loop.time() + pause > end or isinstance(error, NotAllowed):
-                raise
-        except Resuming:
-            if loop.time() + pause > end:
-                raise
-        await asyncio.sleep(pause)
+    waits: Exception | None = None
+    try:
+        async with asyncio.timeout_at(None if timeout is None else end + UNDER_WAY):
+            for pause in pauses():
+                try:
+                    name = wanted if wanted is not None else await _only_one(system, cluster)
+                    links = await connected(system, cluster.addresses_for(name))
+                    return links, name, await _described(links, name, cluster.equals)
+                except (WorkerUnreachable, ActorError, Resuming) as error:
+                    again = isinstance(error, Resuming) or (timeout is not None and not isinstance(error, NotAllowed))
+                    if not again or loop.time() + pause > end:
+                        raise
+                    if str(error) != str(waits):
+                        event(log, logging.WARNING, "connect waits", model=wanted or "", reason=str(error))
+                    waits = error
+                await asyncio.sleep(pause)
+    except TimeoutError:
+        if timeout is None:
+            raise
+        raise waits or WorkerUnreachable(f"a worker is reached, and does not answer within {timeout:g} s: it stands still") from None
     raise AssertionError
 
 

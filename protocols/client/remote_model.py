@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from actors import ActorError
+from actors.observing.log_lines import event
 from actors.observing.spans import span
 from protocols.authority.rights import digest_at, new_secret, right_at
 from protocols.clusters.connections import Links
@@ -39,6 +41,8 @@ from protocols.serving.claims import check_granted, check_share
 from protocols.serving.hosting import Handshake
 from protocols.serving.ticket import REVEALS, Reveal
 from protocols.workers.granting import Granted, Grants
+
+log = logging.getLogger(__name__)
 
 Found = npt.NDArray[np.float64] | npt.NDArray[np.int64]
 Parts = list[tuple[Granted, tuple[Answer, Answer]]]
@@ -249,16 +253,21 @@ class RemoteModel:
                 if waiting.lost is not None:
                     await self._reconnected()
             except LOST as error:
-                waiting.lost = error
+                self._waits(waiting, error)
             else:
                 try:
                     return await self._ask(x, reveal, waiting)
                 except (*LOST, UnknownModel) as error:  # of this session: whether the model is still there, the servers say
-                    waiting.lost = error
+                    self._waits(waiting, error)
             if self.guarantee is not None and waiting.granted:
                 raise WorkerLost(f"model {self.name!r} could not answer: {waiting.lost}; what was asked for is spent; ask again") from None
             await asyncio.sleep(pause)
         raise AssertionError
+
+    def _waits(self, waiting: _Waiting, error: Exception) -> None:
+        if str(error) != str(waiting.lost):
+            event(log, logging.WARNING, "query waits", model=self.name, reason=str(error))
+        waiting.lost, waiting.busy = error, None
 
     async def _reconnected(self) -> None:
         """Learn the session in which the model is served now.

@@ -20,6 +20,8 @@ T = TypeVar("T")
 
 LONG = 1 << 19
 """Ring words from which a computation is long: a hop to a thread costs about 0.1 ms, and 2^19 words are some milliseconds in all."""
+VERY_LONG = 1 << 25
+"""Ring words from which a computation could keep the event loop busy for as long as pings wait for an answer."""
 RECENTLY = 1.0
 """Seconds after a short computation in which another one is expected."""
 GIVE_WAY = 0.02

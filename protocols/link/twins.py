@@ -16,7 +16,7 @@ from protocols.concurrency import Background
 from protocols.errors import WorkerLost
 from protocols.link.run import Cost, Inboxes, Spent, drive
 from protocols.link.seal import Seal
-from protocols.link.threads import LONG, Threads
+from protocols.link.threads import LONG, VERY_LONG, Threads
 from protocols.mpc.parties.exchange import Party, Protocol, Ring
 
 S = TypeVar("S")
@@ -63,15 +63,20 @@ class Twins:
         self.inboxes = Inboxes(patience)
         self._spent = spent or Spent()
         self._watching: asyncio.Task[None] | None = None
+        self._watched: tuple[Surroundings, Actor] | None = None
 
     def watch(self, system: Surroundings, peer: Actor) -> None:
-        """Have all computations fail when the other server is gone. One watch is enough until then."""
+        """Have all computations fail when the other server is gone, from now on, and again for what begins when it is back."""
+        self._watched = system, peer
         if self._watching is not None and not self._watching.done():
             return
 
         async def watch() -> None:
-            ended = await system.watch(peer)
-            self.inboxes.fail_all(WorkerLost(f"the other server is gone: {ended.reason}"))
+            try:
+                reason = (await system.watch(peer)).reason
+            except ActorError as error:
+                reason = str(error)
+            self.inboxes.fail_all(WorkerLost(f"the other server is gone: {reason}"))
 
         self._watching = asyncio.create_task(watch())
 
@@ -98,7 +103,8 @@ class Twins:
         """Run a protocol with the other server, which runs its own side of it; if it fails here, the other server is told.
 
         A short computation runs on the event loop. A long one runs in threads while somebody else with a short one would have to wait for
-        it, and on the loop otherwise, since hops between threads have their price. Where it runs changes nothing that is sent.
+        it, and on the loop otherwise, since hops between threads have their price. A very long one always runs in threads, so that
+        pings are answered. Where it runs changes nothing that is sent.
 
         Args:
             protocol: what to run.
@@ -116,6 +122,8 @@ class Twins:
             Altered: the other server received something else from the client.
             WorkerLost: the other server gave up, went away, or was silent for too long.
         """
+        if self._watched is not None:
+            self.watch(*self._watched)
         long, precedence = words >= LONG or delay is not None, self._threads.precedence  # nothing in threads gives way to itself
 
         async def run(step: Callable[[], S], /) -> S:
@@ -134,7 +142,7 @@ class Twins:
                     dealt=dealt,
                     patience=self._patience + (delay or 0.0),
                     received=received,
-                    run=self._threads.run if delay is not None else run if long else None,
+                    run=self._threads.run if delay is not None or words >= VERY_LONG else run if long else None,
                 )
                 self._spent.add(cost)
                 traced.note(rounds=cost.rounds, sent=cost.sent, received=cost.received, dealt=cost.dealt)

@@ -1,4 +1,6 @@
-"""What a server says to the crypto provider: how a ticket ended, and, after a loss of their connection, whether a model is still shared."""
+"""What a server says to the crypto provider: how a ticket ended, that it leaves, and, after a loss of their connection, whether a model is
+still shared.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +17,11 @@ class Settlement(Actor):
     @abstractmethod
     async def settle(self, model: bytes, request: bytes, part: int, party: int, answered: bool) -> None:
         """Settle a part of a request that has ended at a server: its share was released, or it was not and never will be."""
+
+    @message(reentrant=True, by=SERVER)
+    @abstractmethod
+    async def leaving(self, model: bytes, party: int) -> None:
+        """Begin no more requests, as a server has been told to end; return when those under way have ended."""
 
     @message(reentrant=True, by=SERVER)
     @abstractmethod

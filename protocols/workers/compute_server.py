@@ -12,6 +12,7 @@ examples; nothing of weights, inputs, values in between, or answers.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import msgspec
 import numpy as np
@@ -23,7 +24,7 @@ from protocols import errors
 from protocols.authority.membership import CLIENT, THIRD_PARTY, WORKERS, Membership
 from protocols.authority.rights import Claim
 from protocols.authority.seats import Seats
-from protocols.errors import Busy, ClusterError, NotOwner, Resuming, ServingError, UnknownModel, WorkerLost
+from protocols.errors import Busy, ClusterError, NotOwner, ProtocolError, Resuming, ServingError, UnknownModel, WorkerLost
 from protocols.link.keys import answered
 from protocols.link.run import Cost
 from protocols.link.seal import Seal, seal_key
@@ -72,6 +73,17 @@ class ComputeServer(OwnedModels):
         for entry in self._entries.values():
             entry.close(WorkerLost("the server stops"))
         await super().stopped()
+
+    @message(reentrant=True)
+    async def drain(self) -> None:
+        """Have no requests begun here; return when those under way have ended. This worker's own process alone can send it."""
+
+        async def leave(entry: HostedEntry) -> None:
+            with contextlib.suppress(ActorError, ProtocolError):  # its third party is gone, and nothing is under way
+                provider = entry.provider.with_options(one_way=False, timeout=None)
+                await provider.leaving(entry.model.hosting.model, entry.model.me.index)
+
+        await asyncio.gather(*(leave(entry) for entry in self._entries.values()))
 
     def _model(self, model: bytes) -> HostedEntry:
         for entry in self._entries.values():

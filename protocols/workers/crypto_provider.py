@@ -1,13 +1,15 @@
 """The actor that deals correlated randomness and issues one-time tickets: the third party of a cluster, or of a model among three equals.
 
 It knows masks and no masked value. Its messages come from the owner (`open`, `serve`, `answered`, `keep`, `remove`), clients (`request`,
-`more`, `remaining`), and the servers (`settle`, `knows`): none carries anything that depends on a weight, an input or an answer. Who a
-message may come from is in its declaration; which worker is meant follows from the model's name.
+`more`, `remaining`), and the servers (`settle`, `leaving`, `knows`): none carries anything that depends on a weight, an input or an
+answer. Who a message may come from is in its declaration; which worker is meant follows from the model's name.
 
 Adversary: semi-honest; it colludes with nobody. **Leaks** to it: the program, who asks when, how many examples, whether it was answered.
 """
 
 from __future__ import annotations
+
+import asyncio
 
 from actors import caller, message
 from actors.observing.notes import noted
@@ -68,7 +70,8 @@ class CryptoProvider(DealtModels):
         Raises:
             QuotaSpent: the owner allowed no more, or fewer examples; the message says how many are left.
             Busy: what is left is promised to others, this client has too much under way, or the model is shared anew and not served yet.
-                Nothing was spent.
+                Nothing was spent. `Resuming`: it stays, and a worker was lost or has been told to end.
+            WorkerLost: it does not stay, and so.
             BudgetSpent: fewer noisy answers are left for this client.
             NotServed, UnknownModel, TicketRefused: there is no such model, kind of answer or request.
         """
@@ -76,8 +79,7 @@ class CryptoProvider(DealtModels):
         if name in self._opening:
             raise Busy(f"model {name!r} is being shared", RETRY)
         shared = self._shared(name)
-        if shared.lost is not None:
-            raise shared.lost
+        shared.check_begins()
         if shared.model != model:
             raise UnknownModel(f"model {name!r} was shared anew, perhaps with another program; connect to it again")
         if shared.again and not shared.reveal:
@@ -136,6 +138,22 @@ class CryptoProvider(DealtModels):
         if shared.lost is not None:
             raise shared.lost
         return await shared.granting.grant(request)
+
+    # The end of a worker that has been told to.
+
+    @message(reentrant=True)
+    async def drain(self) -> None:
+        """Begin no request; return when those under way have ended. This worker's own process alone can send it."""
+        await asyncio.gather(*(shared.drained("its third party") for shared in self._models.values()))
+
+    @message(reentrant=True, by=SERVER)
+    async def leaving(self, model: bytes, party: int) -> None:
+        """Server `party`, 0 or 1, has been told to end: see `Settlement`."""
+        for shared in list(self._models.values()):
+            if shared.model == model and party in (0, 1):
+                self._cluster.require(shared.seats.servers[party], "leaving")
+                await shared.drained(f"its server {party}")
+                return
 
     # The servers' messages.
 

@@ -10,7 +10,7 @@ from actors import Caller
 from actors.observing.figures import Figure, count, state
 from protocols.authority.rights import Claim
 from protocols.authority.seats import Seats
-from protocols.errors import ProtocolError
+from protocols.errors import ProtocolError, Resuming, WorkerLost
 from protocols.link.keys import Preprocessing
 from protocols.mpc.engine.values import Shape
 from protocols.mpc.operations.weights import summed_weight_masks
@@ -25,6 +25,7 @@ from protocols.serving.pool import Pool
 from protocols.serving.requests import Request, Requests
 from protocols.serving.shown import PROVIDER, budget_spent, quota_left
 from protocols.serving.ticket import Reveal
+from protocols.serving.turns import RETRY
 from protocols.workers.compute_server import ComputeServer
 from protocols.workers.granting import Granting, Later
 
@@ -55,6 +56,7 @@ class Provided:
     Attributes:
         reveal: kinds of answer that it is served with now.
         again: whether it was served before, and its owner has shared it anew.
+        leaves: which worker has been told to end, so that no request begins; empty if none has.
         lost: why nothing more is granted; `why` is what happened, and `ended` is set then.
         lasting: what is kept of it, if it stays.
         owner: watches its owner, if it does not.
@@ -94,7 +96,7 @@ class Provided:
         self.tasks: list[asyncio.Task[None]] = []
         self.owner: asyncio.Task[None] | None = None
         self.lost: ProtocolError | None = None
-        self.why = ""
+        self.leaves, self.why = "", ""
         self.ended = asyncio.Event()
         self._later = later
 
@@ -103,6 +105,27 @@ class Provided:
         self.lasting = lasting
         if self.owner is not None:
             self.owner.cancel()
+
+    async def drained(self, who: str) -> None:
+        """Begin no request from now on, as a worker has been told to end; wait until those under way have ended."""
+        self.leaves, requests = who, self.requests
+        async with requests.changed:
+            await requests.changed.wait_for(lambda: not requests.under_way or self.lost)
+
+    def check_begins(self) -> None:
+        """Refuse a new request if nothing more is granted, or a worker has been told to end.
+
+        Raises:
+            Resuming: the model stays, so that it is possible again in some seconds.
+            WorkerLost: it does not.
+        """
+        if self.lost is not None:
+            raise self.lost
+        if self.leaves:
+            why = f"model {self.name!r} begins no new request: {self.leaves} has been told to end"
+            if self.lasting is not None:
+                raise Resuming(f"{why} (draining), and the model is served again when it has been started again", RETRY)
+            raise WorkerLost(f"{why}; the model does not stay, and must be shared again")
 
     async def charge(self, request: Request) -> None:
         """Have a request counted on the disk before its first ticket leaves, if the model stays; what is not answered is given back.

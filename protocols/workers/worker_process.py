@@ -28,6 +28,7 @@ from actors.observing.service_manager import announced
 from actors.processes import log_to_parent
 from protocols.authority.enrolment import ENROLMENT, Enrolment
 from protocols.authority.membership import Member, Membership, Trio
+from protocols.concurrency import at_once
 from protocols.errors import ProtocolError
 from protocols.storage.holdings import Holdings
 from protocols.storage.vault import Vault
@@ -40,6 +41,8 @@ from protocols.workers.training_server import TrainingServer
 
 log = logging.getLogger(__name__)
 
+DRAINED_WITHIN = 10.0
+"""Seconds that a worker which has been told to end takes at most to answer the requests that are under way; told again, it ends at once."""
 PARTS: Mapping[str, type[Actor]] = {
     "server": ComputeServer,
     "provider": CryptoProvider,
@@ -190,6 +193,23 @@ async def run(
         else:
             async with announced():
                 await system.serve_forever()
+            await _drained(system)
+
+
+async def _drained(system: ActorSystem) -> None:
+    """Answer the requests under way, and begin no others: `DRAINED_WITHIN` seconds at most."""
+    event(log, logging.INFO, "draining", within=DRAINED_WITHIN)
+    server = await system.connect(f"{system.address}/server", ComputeServer)
+    provider = await system.connect(f"{system.address}/provider", CryptoProvider)
+    try:
+        async with asyncio.timeout(DRAINED_WITHIN):
+            await at_once(*(part.with_options(timeout=None).drain() for part in (server, provider)))
+    except TimeoutError:
+        event(log, logging.WARNING, "not drained", within=DRAINED_WITHIN)
+    except ActorError as error:
+        event(log, logging.WARNING, "not drained", reason=str(error))
+    else:
+        event(log, logging.INFO, "drained")
 
 
 def _say(line: str) -> None:

@@ -55,7 +55,7 @@ def _recording(name: str, base: type = CryptoProvider):
 
 MESSAGES = [
     *("open", "serve", "answered", "prepared", "remove", "check_keep", "keep", "standing"),
-    *("request", "more", "remaining", "settle", "knows"),
+    *("request", "more", "remaining", "settle", "leaving", "knows", "drain"),
 ]
 
 
