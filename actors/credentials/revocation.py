@@ -165,10 +165,10 @@ def read_lists(file: Path) -> list[x509.CertificateRevocationList]:
     """
     try:
         found = [x509.load_pem_x509_crl(block) for block in _LISTS.findall(file.read_bytes())]
-        whole = all(_whole(one) for one in found)
+        whole = all(_whole(one) for one in found if _read(one))
     except OSError as error:
         raise BadCredentials(f"{file} cannot be read: {error.strerror}") from None
-    except (ValueError, x509.DuplicateExtension):
+    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
         found, whole = [], True
     if not whole:
         raise BadCredentials(f"{file} has a list of only some of the revoked certificates: one of all is needed")
@@ -202,6 +202,16 @@ def _key_identifier(authority: x509.Certificate) -> bytes:
         return authority.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
     except x509.ExtensionNotFound:
         return x509.SubjectKeyIdentifier.from_public_key(authority.public_key()).digest
+
+
+def _read(one: x509.CertificateRevocationList) -> bool:
+    """Read all of a list that is read later, for what is wrong in it is found only then; nothing of that can be raised afterwards.
+
+    Raises:
+        ValueError, DuplicateExtension, UnsupportedGeneralNameType: something in it is wrong.
+    """
+    entries = [(each.serial_number, each.revocation_date_utc, each.extensions) for each in one]
+    return bool((one.issuer, one.last_update_utc, one.next_update_utc, one.signature_algorithm_oid, one.extensions, entries))
 
 
 def _whole(one: x509.CertificateRevocationList) -> bool:
