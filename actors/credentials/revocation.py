@@ -21,6 +21,7 @@ from cryptography.x509.oid import NameOID
 from actors.errors import BadCredentials
 from actors.guard.words import NAME_LIMIT, shown
 from actors.identity.caller import common_name
+from actors.identity.unreadable import UNREADABLE
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ class _List:
             return False
         try:
             certificate.verify_directly_issued_by(self.authority)
-        except (InvalidSignature, TypeError, ValueError):
+        except (InvalidSignature, *UNREADABLE):
             return False
         return True
 
@@ -168,7 +169,7 @@ def read_lists(file: Path) -> list[x509.CertificateRevocationList]:
         whole = all(_whole(one) for one in found if _read(one))
     except OSError as error:
         raise BadCredentials(f"{file} cannot be read: {error.strerror}") from None
-    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
+    except UNREADABLE:
         found, whole = [], True
     if not whole:
         raise BadCredentials(f"{file} has a list of only some of the revoked certificates: one of all is needed")
@@ -242,5 +243,5 @@ def _signed(one: x509.CertificateRevocationList, authority: x509.Certificate) ->
         return False
     try:
         return one.is_signature_valid(authority.public_key())  # type: ignore[arg-type]  # keys that cannot sign raise TypeError
-    except (InvalidSignature, TypeError, ValueError):
+    except (InvalidSignature, *UNREADABLE):
         return False
