@@ -6,7 +6,7 @@ export TF_NUM_INTRAOP_THREADS ?= 2
 export TF_NUM_INTEROP_THREADS ?= 1
 unexport PYTHONDONTWRITEBYTECODE  # each of the many processes of the tests would compile all of confide again
 
-.PHONY: demo test test-long docs lint types unit bench format clean
+.PHONY: demo test test-long docs lint types unit lowest lock bench format clean
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -45,6 +45,26 @@ types: .venv/ready
 
 unit: .venv/ready
 	$(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+
+LOWEST := build/lowest
+lowest:  # the lowest versions that pyproject.toml allows, of all but torch (gigabytes) and tfp (pins others)
+	$(PYTHON) -m venv --clear $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet uv
+	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --only-binary :all: --no-binary confide \
+		--editable '.[keras,otel,plot,ray,scikit]'
+	$(LOWEST)/bin/uv pip freeze --quiet --python $(LOWEST)/bin/python --exclude-editable > $(LOWEST)/versions.txt
+	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --constraint $(LOWEST)/versions.txt \
+		pytest pytest-asyncio pytest-timeout hypothesis psutil
+	$(LOWEST)/bin/confide --help > $(LOWEST)/help.txt
+	$(LOWEST)/bin/confide worker --help > $(LOWEST)/help.txt
+	$(LOWEST)/bin/python -m pytest -W default tests/actors/test_wire.py tests/protocols/test_tickets.py tests/protocols/test_vault.py \
+		tests/privacy/test_accounting.py
+
+lock: .venv/ready  # needs uv; no registry's name is written into them
+	uv pip compile pyproject.toml --universal --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --python-version 3.11 \
+		--output-file requirements.lock
+	uv pip compile pyproject.toml --extra keras --universal --generate-hashes --no-emit-index-url --no-emit-find-links --no-header \
+		--python-version 3.11 --output-file requirements-keras.lock
 
 bench: .venv/ready
 	$(BIN)/python -m benchmarks.prediction

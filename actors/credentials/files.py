@@ -25,6 +25,7 @@ from actors.errors import BadCredentials
 from actors.guard.refusals import OwnCertificate, know_own_certificate
 from actors.guard.words import NAME_LIMIT, shown
 from actors.identity.caller import common_name
+from actors.identity.unreadable import UNREADABLE
 
 log = logging.getLogger(__name__)
 
@@ -360,7 +361,7 @@ def _parsed(path: Path, parse: Callable[[bytes], Any]) -> Any:
         return parse(path.read_bytes())
     except OSError as error:
         raise BadCredentials(f"{path} cannot be read: {error.strerror}") from None
-    except ValueError:
+    except UNREADABLE:
         raise BadCredentials(f"{path} is no certificate in PEM") from None
 
 

@@ -21,6 +21,7 @@ from cryptography.x509.oid import NameOID
 from actors.errors import BadCredentials
 from actors.guard.words import NAME_LIMIT, shown
 from actors.identity.caller import common_name
+from actors.identity.unreadable import UNREADABLE
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ class _List:
             return False
         try:
             certificate.verify_directly_issued_by(self.authority)
-        except (InvalidSignature, TypeError, ValueError):
+        except (InvalidSignature, *UNREADABLE):
             return False
         return True
 
@@ -165,10 +166,10 @@ def read_lists(file: Path) -> list[x509.CertificateRevocationList]:
     """
     try:
         found = [x509.load_pem_x509_crl(block) for block in _LISTS.findall(file.read_bytes())]
-        whole = all(_whole(one) for one in found)
+        whole = all(_whole(one) for one in found if _read(one))
     except OSError as error:
         raise BadCredentials(f"{file} cannot be read: {error.strerror}") from None
-    except (ValueError, x509.DuplicateExtension):
+    except UNREADABLE:
         found, whole = [], True
     if not whole:
         raise BadCredentials(f"{file} has a list of only some of the revoked certificates: one of all is needed")
@@ -204,6 +205,16 @@ def _key_identifier(authority: x509.Certificate) -> bytes:
         return x509.SubjectKeyIdentifier.from_public_key(authority.public_key()).digest
 
 
+def _read(one: x509.CertificateRevocationList) -> bool:
+    """Read all of a list that is read later, for what is wrong in it is found only then; nothing of that can be raised afterwards.
+
+    Raises:
+        ValueError, DuplicateExtension, UnsupportedGeneralNameType: something in it is wrong.
+    """
+    entries = [(each.serial_number, each.revocation_date_utc, each.extensions) for each in one]
+    return bool((one.issuer, one.last_update_utc, one.next_update_utc, one.signature_algorithm_oid, one.extensions, entries))
+
+
 def _whole(one: x509.CertificateRevocationList) -> bool:
     """Whether it may be taken for all that its authority has revoked of members' certificates (RFC 5280, 5.2): no part and no change."""
     for extension in one.extensions:
@@ -232,5 +243,5 @@ def _signed(one: x509.CertificateRevocationList, authority: x509.Certificate) ->
         return False
     try:
         return one.is_signature_valid(authority.public_key())  # type: ignore[arg-type]  # keys that cannot sign raise TypeError
-    except (InvalidSignature, TypeError, ValueError):
+    except (InvalidSignature, *UNREADABLE):
         return False

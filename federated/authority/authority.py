@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from actors.credentials.revocation import Revoked, number_of, read_lists, signer
 from actors.errors import BadCredentials
+from actors.identity.unreadable import UNREADABLE
 from federated.authority import key_file, register, request
 from federated.authority.issuing import MemberRights, PublicKey, checked, member_certificate, own_certificate, revocation_list
 from federated.authority.key_file import SigningKey
@@ -231,7 +232,7 @@ class Authority:
         try:
             found = x509.load_pem_x509_crl(self.list_file.read_bytes())
             return found.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
-        except (OSError, ValueError, x509.ExtensionNotFound):
+        except (OSError, x509.ExtensionNotFound, *UNREADABLE):
             return 0
 
     def _write_list(self, key: SigningKey, known: Register) -> datetime:
@@ -290,7 +291,7 @@ def _certificate(path: Path) -> x509.Certificate:
         return x509.load_pem_x509_certificate(path.read_bytes())
     except OSError as error:
         raise KeysError(f"{path} cannot be read: {error.strerror}") from None
-    except ValueError:
+    except UNREADABLE:
         raise KeysError(f"{path} is no certificate in PEM") from None
 
 
@@ -302,7 +303,7 @@ def _checked(certificate: x509.Certificate, key: SigningKey, path: Path, now: da
         extensions = certificate.extensions
         basic = extensions.get_extension_for_class(x509.BasicConstraints).value
         usage = extensions.get_extension_for_class(x509.KeyUsage).value
-    except (x509.ExtensionNotFound, ValueError):
+    except (x509.ExtensionNotFound, *UNREADABLE):
         raise KeysError(f"{path} does not say that it is an authority (basic constraints, key usage)") from None
     if not basic.ca or not usage.key_cert_sign or not usage.crl_sign:
         raise KeysError(f"{path} may not sign both certificates and lists of revoked ones (CA, keyCertSign, cRLSign)")

@@ -22,6 +22,7 @@ from actors.credentials.files import Paths
 from actors.credentials.revocation import Revoked, number_of, read_lists, signer
 from actors.errors import BadCredentials
 from actors.identity.caller import common_name
+from actors.identity.unreadable import UNREADABLE
 from federated.authority.private_files import locked
 from federated.errors import KeysError
 from protocols.storage.replacement import replace
@@ -81,7 +82,7 @@ def read(path: Path) -> MemberFile:
     try:
         member, authority = map(x509.load_pem_x509_certificate, certificates)
         member.verify_directly_issued_by(authority)
-    except (ValueError, TypeError, InvalidSignature):
+    except (InvalidSignature, *UNREADABLE):
         raise KeysError(f"{path} is damaged, or the authority in it has not signed the certificate in it") from None
     return MemberFile(member, authority, lists, keys[0] if keys else None)
 
@@ -127,7 +128,7 @@ def _check_authority(found: MemberFile, trusted: Path) -> None:
         return
     try:
         known = x509.load_pem_x509_certificates(trusted.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, *UNREADABLE):
         raise KeysError(f"{trusted} cannot be read as certificates") from None
     if found.authority not in known:
         raise KeysError(
@@ -208,6 +209,6 @@ def _of(certificate: x509.Certificate) -> bytes:
 def _public(key: bytes, path: Path) -> bytes:
     try:
         private = serialization.load_pem_private_key(key, password=None)
-    except (ValueError, TypeError):
+    except UNREADABLE:
         raise KeysError(f"{path} cannot be used: it is no private key in PEM that is not encrypted") from None
     return private.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)

@@ -18,6 +18,7 @@ from cryptography.x509.oid import NameOID
 from actors.credentials.files import check_private
 from actors.errors import BadCredentials
 from actors.guard.words import NAME_LIMIT, shown
+from actors.identity.unreadable import UNREADABLE
 from federated.authority.issuing import MemberRights, alternatives
 from federated.authority.key_file import SigningKey, pem
 from federated.authority.private_files import locked
@@ -71,7 +72,7 @@ def _key(present: Path, following: Path, new: bool) -> SigningKey:
         found = serialization.load_pem_private_key(path.read_bytes(), password=None)
     except BadCredentials as error:
         raise KeysError(str(error)) from None
-    except (ValueError, TypeError):
+    except UNREADABLE:
         raise KeysError(f"{path} is no private key in PEM that is not encrypted") from None
     return found  # type: ignore[return-value]  # what cannot sign is refused when it signs
 
@@ -89,7 +90,7 @@ def read(path: Path) -> x509.CertificateSigningRequest:
             raise KeysError(f"{path} is not signed with the key in it: whoever made it may not have that key")
     except OSError as error:
         raise KeysError(f"{path} cannot be read: {error.strerror}") from None
-    except (ValueError, TypeError):
+    except UNREADABLE:
         raise KeysError(f"{path} is no request in PEM; confide certs request makes one") from None
     return request
 
@@ -100,7 +101,7 @@ def wishes(request: x509.CertificateSigningRequest) -> list[str]:
     found = [f"name {name!r}" for name in names]
     try:
         extensions = request.extensions
-    except ValueError:
+    except UNREADABLE:
         return [*found, "extensions that cannot be read"]
     for one in extensions:
         if isinstance(one.value, x509.SubjectAlternativeName):

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 from cryptography import x509
 
+from actors.identity.unreadable import UNREADABLE
+
 ROLES = ("server", "crypto_provider", "aggregator", "owner", "client")
 MAY = ("share", "ask")
 WORKERS = frozenset({"server", "crypto_provider"})
@@ -53,7 +55,7 @@ def certified(certificate: bytes | None) -> Certified | None:
         names = x509.load_der_x509_certificate(certificate).extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
         return None
-    except ValueError:  # extensions that cannot be read
+    except UNREADABLE:  # extensions that cannot be read
         return NOTHING
     return _said([text for text in names.get_values_for_type(x509.UniformResourceIdentifier) if text.startswith(_SPACE)])
 

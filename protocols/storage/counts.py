@@ -59,8 +59,12 @@ class UseCounts:
         self._spent: dict[str, int] = {}
         self._total = 0
         self._file = sqlite3.connect(path, timeout=BUSY, isolation_level=None, check_same_thread=False)
-        self._file.execute("PRAGMA journal_mode = WAL")
-        self._file.execute("PRAGMA synchronous = FULL")
+        try:
+            self._file.execute("PRAGMA journal_mode = WAL")
+            self._file.execute("PRAGMA synchronous = FULL")
+        except BaseException:
+            self._file.close()
+            raise
 
     @staticmethod
     def make(path: Path, key: bytes) -> UseCounts:
@@ -95,6 +99,10 @@ class UseCounts:
             if found is not None:
                 found.close()
             raise VaultError(f"{path} is damaged: {error}") from None
+        except UnicodeDecodeError:  # what SQLite says of a damaged file quotes it
+            if found is not None:
+                found.close()
+            raise VaultError(f"{path} is damaged: names in it are no text") from None
         except VaultError:
             if found is not None:
                 found.close()

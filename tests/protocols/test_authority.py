@@ -29,6 +29,8 @@ from protocols.authority.rights import Claim, digest, digest_at, new_secret, rig
 from protocols.authority.seats import helper_of, seats
 from protocols.clusters.roles import roles
 from protocols.errors import ClusterError, NotOwner
+from protocols.workers.compute_server import ComputeServer
+from protocols.workers.crypto_provider import CryptoProvider
 from protocols.workers.worker_process import PARTS, opened
 
 URLS = ("ws://127.0.0.1:4000", "ws://127.0.0.1:4001", "ws://127.0.0.1:4002")
@@ -261,7 +263,7 @@ def test_every_message_of_a_worker_says_who_may_send_it_and_no_worker_may_do_wha
     both = set()
     for part in (*PARTS.values(), Enrolment):
         for name, declared in messages_of(part).items():
-            assert declared.by, f"{part.__name__}.{name}"
+            assert declared.by or name == "drain", f"{part.__name__}.{name}"  # which its own process sends
             assert declared.by <= WORKERS | PEOPLE
             if declared.by & WORKERS and declared.by & PEOPLE:
                 both.add(f"{part.__name__}.{name}")
@@ -271,6 +273,13 @@ def test_every_message_of_a_worker_says_who_may_send_it_and_no_worker_may_do_wha
 
 class TestEnrolment:
     """With real systems on loopback."""
+
+    async def test_nobody_outside_of_its_process_has_a_worker_drain(self):
+        async with inner_workers() as (inner, _), ActorSystem() as other:
+            for name, part in (("server", ComputeServer), ("provider", CryptoProvider)):
+                actor = await other.connect(f"{inner[0].system.address}/{name}", part)
+                with pytest.raises(NotAllowed, match="nobody outside of its process"):
+                    await actor.drain()
 
     async def test_a_process_of_the_same_user_says_whose_the_workers_are(self):
         async with inner_workers() as (inner, cluster):

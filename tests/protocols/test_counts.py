@@ -120,3 +120,12 @@ def test_what_cannot_be_written_says_so_and_is_written_later(tmp_path):
     counts.write(Counted(5, 11, b"", {"bob": 3}))
     counts.close()
     assert UseCounts.open(path, KEY)[1] == Counted(5, 11, b"", {"alice": 6, "": 3, "bob": 3})
+
+
+def test_a_file_whose_tables_have_names_that_are_no_text_is_damaged(tmp_path):
+    """SQLite quotes them in what it says, which is no text then. Found by benchmarks/fuzz."""
+    path = tmp_path / "a.counts"
+    made(path).close()
+    path.write_bytes(path.read_bytes().replace(b"CREATE TABLE clients", b"CRE\xa0TE TABLE clients"))
+    with pytest.raises(VaultError, match="is damaged: names in it are no text"):
+        UseCounts.open(path, KEY)

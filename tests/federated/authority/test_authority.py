@@ -1,5 +1,6 @@
 """An authority that is kept: who can use it, what it grants, what a crash and several at once leave, what it takes in."""
 
+import base64
 import os
 import shutil
 import stat
@@ -159,6 +160,14 @@ def test_requests_that_are_not_signed(tmp_path):
     (tmp_path / "text.csr").write_text("hello")
     with pytest.raises(KeysError, match="no request in PEM"):
         request.read(tmp_path / "text.csr")
+
+    asked = greedy().public_bytes(Encoding.DER)
+    other = asked.replace(b"\x02\x01\x00", b"\x02\x01\x07", 1)  # of a version that there is not
+    assert other != asked
+    lines = base64.encodebytes(other)
+    (tmp_path / "later.csr").write_bytes(b"-----BEGIN CERTIFICATE REQUEST-----\n" + lines + b"-----END CERTIFICATE REQUEST-----\n")
+    with pytest.raises(KeysError, match="no request in PEM"):
+        request.read(tmp_path / "later.csr")
     assert authority.entries() == ()
 
 

@@ -2,6 +2,7 @@
 
 import logging
 from datetime import UTC, datetime, timedelta
+from ssl import DER_cert_to_PEM_cert
 
 import pytest
 from cryptography import x509
@@ -346,3 +347,21 @@ def test_of_lists_without_a_number_the_later_one_holds(members, caplog):
     file.write_bytes(signed(members, number=None, before=1))
     credentials.refresh()
     assert "it is an old one" in caplog.text
+
+
+def test_a_list_whose_parts_cannot_be_read_is_found_when_it_is_read(members):
+    """Found by benchmarks/fuzz: cryptography reads names and entries only when somebody asks, and raises then."""
+    members.authority.list_again(10)
+    members.bring_list("hub")
+    path = members.keys("hub") / "ca.crl"
+    der = x509.load_pem_x509_crl(path.read_bytes()).public_bytes(Encoding.DER)
+    issuer = x509.load_der_x509_crl(der).issuer.public_bytes()
+    text = issuer.rindex(b"\x0c")  # UTF8String
+    altered = der.replace(issuer, issuer[: text + 2] + b"\xff" + issuer[text + 3 :])
+    with pytest.raises(ValueError, match="error parsing asn1"):
+        _ = x509.load_der_x509_crl(altered).issuer
+    path.write_bytes(DER_cert_to_PEM_cert(altered).replace("CERTIFICATE", "X509 CRL").encode())
+    with pytest.raises(BadCredentials, match="is no list of revoked certificates in PEM"):
+        read_lists(path)
+    with pytest.raises(BadCredentials, match="is no list of revoked certificates in PEM"):
+        Revoked().updated(path, [])
