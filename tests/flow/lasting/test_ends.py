@@ -32,7 +32,7 @@ def slow_disk(monkeypatch):
 
 def network():
     keras.utils.set_random_seed(0)
-    return keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(3)], name="small")
+    return keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(3, "relu"), keras.layers.Dense(3)], name="small")
 
 
 async def writing(lasting) -> None:
