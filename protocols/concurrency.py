@@ -49,9 +49,14 @@ class Background:
 
     def later(self, work: Coroutine[Any, Any, Any]) -> None:
         """Do something that nobody waits for. Whoever it is done for may be gone: those who watch it will say so."""
+        self.begin(work)
+
+    def begin(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[None]:
+        """Do the same, and return its task, to be cancelled when it is of no use any more."""
         task = asyncio.create_task(_quietly(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
 
 async def _quietly(work: Coroutine[Any, Any, Any]) -> None:

@@ -5,6 +5,7 @@ When that of an owner is gone, its models are removed: a name is never taken by 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 from actors import Actor, MessageRejected, Surroundings, caller
@@ -25,8 +26,10 @@ def check_presence(system: Surroundings, presence: Presence) -> None:
         raise MessageRejected("the presence of an owner comes over the connection by which it sends its other messages")
 
 
-def while_present(background: Background, system: Surroundings, presence: Presence, forget: Callable[[], None]) -> None:
-    """Have something forgotten when who sent the message that is being handled is gone.
+def while_present(background: Background, system: Surroundings, presence: Presence, forget: Callable[[], None]) -> asyncio.Task[None]:
+    """Have something forgotten when who sent the message that is being handled is gone; return what waits for that.
+
+    Whoever forgets it earlier cancels that: it holds all that `forget` does for as long as the sender is there.
 
     Args:
         background: in which it is watched.
@@ -43,4 +46,4 @@ def while_present(background: Background, system: Surroundings, presence: Presen
         await system.watch(presence)
         forget()
 
-    background.later(watch())
+    return background.begin(watch())

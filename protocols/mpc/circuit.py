@@ -60,7 +60,7 @@ class Circuit:
     @cached_property
     def fingerprint(self) -> bytes:
         """Return 32 bytes of all that is public about a step: two circuits that differ in one number have others."""
-        return blake3(msgspec.msgpack.encode((self.ops, self.outputs))).digest()
+        return blake3(msgspec.msgpack.encode((self.ops, self.outputs, self.wires))).digest()
 
     def segments(self, most: int | None) -> tuple[Segment, ...]:
         """Return it cut into segments of `most` bytes of randomness, or of one operation that needs more; None: whole."""

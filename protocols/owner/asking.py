@@ -38,7 +38,7 @@ from protocols.owner.compiled_optimizer import goes_on, unrated
 from protocols.owner.epochs import values_of
 from protocols.owner.fit.examples import GivenExamples
 from protocols.owner.fit.heads import CompiledHead, Ends, ends, heads
-from protocols.owner.fit.settings import LogNames
+from protocols.owner.fit.settings import LogNames, whole
 from protocols.owner.metrics import told_of
 from protocols.owner.running import Running, begun
 from protocols.owner.stored import SharedExamples, forget, lent, training_servers
@@ -216,6 +216,7 @@ class SharedNetwork:
 
     async def evaluate(self, data: GivenExamples, *, batch_size: int, memory: int) -> dict[str, float]:
         """See `SharedModel.evaluate`."""
+        batch_size, memory = whole("batch_size", batch_size), whole("memory", memory)
         async with self._lent(data) as shared:
             return await self._evaluated(self._evaluation(shared, batch_size, memory))
 
@@ -240,6 +241,7 @@ class SharedNetwork:
         Raises:
             InputError: an array is shared already.
         """
+        batch_size, memory = whole("batch_size", batch_size), whole("memory", memory)
         for one in data.arrays.values():
             if isinstance(one, SharedDataset):
                 raise InputError(f"{one.name!r} is shared already: predictions for single examples are made of one's own arrays")

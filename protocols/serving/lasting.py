@@ -7,6 +7,7 @@ anew.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Collection, Mapping
 from functools import partial
@@ -61,6 +62,7 @@ class Lasting:
         self._spent, self._changed = dict(counted.spent), set[str]()
         self._counts, self._threads = found.counts, threads
         self._writing, self._number, self._written = asyncio.Lock(), 0, 0
+        self._ended = self._failing = False
 
     @property
     def promise(self) -> Guarantee | None:
@@ -94,11 +96,14 @@ class Lasting:
 
         Raises:
             ServingError: it cannot be written; what was counted stays counted.
+            UnknownModel: the model was removed meanwhile, and nothing of it is written any more.
         """
         wanted = self._number
         async with self._writing:
             if self._written >= wanted:
                 return
+            if self._ended:
+                raise UnknownModel(f"model {self.label.name!r} has been stopped")
             number, changed = self._number, self._changed
             now = Counted(self.requests, self.examples, self.terms, {client: self._spent[client] for client in changed})
             self._changed = set()
@@ -108,15 +113,28 @@ class Lasting:
                 self._changed |= changed
                 if not isinstance(error, VaultError):
                     raise
+                self._failing = True
                 log.error("nothing of the model %r is given away: %s", self.label.name, error)
                 raise ServingError(
                     f"a worker of model {self.label.name!r} cannot write down what it counts, and so gives nothing away: is its disk full?"
                 ) from None
-            self._written = number
+            self._written, self._failing = number, False
 
-    def close(self) -> None:
-        """Let go of the file."""
-        self._counts.close()
+    async def writable(self) -> None:
+        """Return if what is counted can be written, as far as is known: what could not be is written first.
+
+        So a full disk costs the requests of nobody who asks again: nothing begins that could not be answered.
+
+        Raises:
+            ServingError, UnknownModel: see `written`.
+        """
+        if self._failing:
+            await self.written()
+
+    async def close(self) -> None:
+        """Let go of the file, when what is under way is written."""
+        self._ended = True
+        await self._threads.run(self._counts.close)
 
 
 class LastingModels:
@@ -146,13 +164,11 @@ class LastingModels:
             log.error("the model %r cannot be served: %s", name, why)
 
     async def close(self) -> None:
-        """Let go of all files, when what is under way is written."""
-
-        def close() -> None:
-            for one in self._models.values():
-                one.close()
-
-        await self._writing.run(close)
+        """Let go of all files, when everything that was counted is written: what was interrupted is given back."""
+        for one in self._models.values():
+            with contextlib.suppress(ServingError):
+                await one.written()
+            await one.close()
         self._writing.close()
 
     @property
@@ -283,10 +299,6 @@ class LastingModels:
             del self.damaged[name]
         else:
             del self._models[name]
-        await self._writing.run(partial(self._removed, name, found))
+            await found.close()
+        await self._writing.run(partial(self._holdings.kept.remove, name))
         return True
-
-    def _removed(self, name: str, found: Lasting | None) -> None:
-        if found is not None:
-            found.close()
-        self._holdings.kept.remove(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
@@ -64,6 +65,7 @@ class Holdings:
         self.claims: dict[bytes, Claim] = {}
         self.stretches: dict[bytes, list[Stretch]] = {}
         self.folded: dict[bytes, bool] = {}
+        self._watched: dict[bytes, asyncio.Task[None]] = {}
         self._vault = vault
 
     def claim(self, handle: bytes, digest: bytes) -> Claim:
@@ -97,7 +99,7 @@ class Holdings:
         claim = self.claim(handle, digest)
         if stretches is not None:
             self.stretches[handle] = stretches
-        while_present(background, system, presence, lambda: self._forget_for(handle, claim))
+        self._watched[handle] = while_present(background, system, presence, lambda: self._forget_for(handle, claim))
 
     def _forget_for(self, handle: bytes, claim: Claim) -> None:
         if self.claims.get(handle) is claim:
@@ -168,6 +170,9 @@ class Holdings:
         """Let go of what is held under a handle."""
         for table in (self.datasets, self.masks, self.models, self.served, self.claims, self.stretches, self.folded):
             table.pop(handle, None)
+        watched = self._watched.pop(handle, None)
+        if watched is not None:
+            watched.cancel()
 
     def hold(self, handle: bytes, array: Replicated) -> None:
         """Hold a dataset at one of three equals, for its part as a server and for that as the helper."""

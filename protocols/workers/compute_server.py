@@ -320,10 +320,10 @@ class ComputeServer(OwnedModels):
     async def answer(self, signed: SignedTicket, right: bytes, m: npt.NDArray[np.uint64]) -> Answer:
         """Return this server's share of the answer for masked examples.
 
-        Steps: (1) verify the ticket, and the client's right to it at this server; (2) check the shape; (3) consume the randomness;
-        (4) count it as under way; (5) evaluate with the other server, while the count of a model that stays is written down; (6) count
-        it as answered, or not at all; tell the provider; (7) see that the count is on the disk. Nothing is sent before (4), and a ticket
-        that is refused in (3) counts nowhere.
+        Steps: (1) verify the ticket, and the client's right to it at this server; (2) check the shape; (3) see that what is counted can be
+        written; (4) consume the randomness; (5) count it as under way; (6) evaluate with the other server, while the count of a model that
+        stays is written down; (7) see that the count is on the disk; (8) count it as answered, or not at all; tell the provider. Nothing
+        is sent before (5), and a ticket that is refused in (3) or (4) counts nowhere.
         """
         entry = self._model(signed.ticket.model)
         model = entry.model
@@ -331,6 +331,8 @@ class ComputeServer(OwnedModels):
         model.check_input(ticket, m)
         noted(model=model.name, examples=ticket.examples, reveal=ticket.reveal, request=traced(ticket.request))
         client = caller().common_name if model.counts_clients else ""
+        if entry.lasting is not None:
+            await entry.lasting.writable()
         material = model.stock.take(ticket)
         released = False
         try:
@@ -340,14 +342,14 @@ class ComputeServer(OwnedModels):
                 self._background.later(entry.lasting.written())
             try:
                 share, cost, seal = await self._evaluate(entry, ticket, material, m)
+                if entry.lasting is not None:
+                    await entry.lasting.written()
                 released = True
             finally:
                 model.ended(ticket, released)
                 if entry.lasting is not None and not released:
                     entry.lasting.count_begun()
                     self._background.later(entry.lasting.written())
-            if entry.lasting is not None:
-                await entry.lasting.written()
         finally:
             if isinstance(material, Supply):
                 material.close()

@@ -47,6 +47,7 @@ class _DealtTraining:
         self.done = self.pieces = 0
         self.wires: list[dict[str, Ring]] = []
         self.preprocessing: Preprocessing = ExternalDealer()
+        self.watch: asyncio.Task[None] | None = None
 
 
 class TrainingDealer(Actor):
@@ -117,7 +118,7 @@ class TrainingDealer(Actor):
         session.preprocessing = await third_party(terms.equals, terms.session, agree)
         if terms.session in self._sessions:
             raise NameTaken("a run of this name is under way; begin another one")
-        while_present(self._background, self.system, presence, lambda: self._gone(session))
+        session.watch = while_present(self._background, self.system, presence, lambda: self._gone(session))
         self._sessions[terms.session] = session
 
     def _gone(self, session: _DealtTraining) -> None:
@@ -196,8 +197,10 @@ class TrainingDealer(Actor):
     async def end(self, run: bytes, right: bytes) -> None:
         """End a run."""
         if run in self._sessions:
-            self._owned(run, right)
+            session = self._owned(run, right)
             del self._sessions[run]
+            if session.watch is not None:
+                session.watch.cancel()
 
     @message(reentrant=True, by=OWNER)
     async def forget(self, handle: bytes, right: bytes) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import numpy as np
 
 from protocols.authority.rights import Claim
@@ -25,6 +27,7 @@ class TrainingRun:
         partial: its shares of sums of gradients over the examples of a step so far.
         done: how many steps have been made.
         made: how many micro-batches.
+        watch: waits until its owner is gone.
     """
 
     def __init__(self, terms: TrainingTerms, claim: Claim, model: Model, twins: Twins, run: Runner, patience: float) -> None:
@@ -39,11 +42,14 @@ class TrainingRun:
         self.done = self.made = 0
         self.wires: list[dict[str, Affine]] = []
         self.pair: Pair | None = None
+        self.watch: asyncio.Task[None] | None = None
 
     def close(self, reason: Exception) -> None:
         """End it: whoever waits gets the reason."""
         self.twins.close(reason)
         self.randomness.pieces.fail(reason)
+        if self.watch is not None:
+            self.watch.cancel()
 
     def take(self, micro: MicroBatch, outputs: dict[str, Ring]) -> None:
         """Take what a micro-batch has given: weights, what stays beside them, sums of gradients for the next, and what is told."""

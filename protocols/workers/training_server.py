@@ -136,7 +136,7 @@ class TrainingServer(HeldModels):
             session.model.use = session.use
         if isinstance(terms.plan, SharedPrediction):
             self._holdings.check_own(arrays)
-        while_present(self._background, self.system, presence, lambda: self._gone(session))
+        session.watch = while_present(self._background, self.system, presence, lambda: self._gone(session))
         self._sessions[terms.session] = session
         twins.watch(self.system, peer)
         return session.agreement.public

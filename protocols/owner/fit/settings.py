@@ -6,7 +6,7 @@ import operator
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, SupportsIndex
 
 from protocols.accounting.agreed import check_asked
 from protocols.errors import InputError
@@ -43,13 +43,16 @@ class FitSettings:
     micro_batch_size: int | None = None
 
     def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "memory", "initial_epoch", "save_every", "micro_batch_size"):
+            if (number := getattr(self, name)) is not None:
+                object.__setattr__(self, name, whole(name, number))
         if self.epochs < 1 or self.batch_size < 1:
             raise InputError(f"epochs={self.epochs}, batch_size={self.batch_size}; at least 1 is needed")
-        if self.micro_batch_size is not None and not 1 <= operator.index(self.micro_batch_size) <= self.batch_size:
+        if self.micro_batch_size is not None and not 1 <= self.micro_batch_size <= self.batch_size:
             raise InputError(
                 f"micro_batch_size={self.micro_batch_size}; from 1 to batch_size={self.batch_size} examples of a step are computed together"
             )
-        if not 0 <= operator.index(self.initial_epoch) < self.epochs:
+        if not 0 <= self.initial_epoch < self.epochs:
             raise InputError(f"initial_epoch={self.initial_epoch}; a whole number from 0 and below epochs={self.epochs} is needed")
         if self.folder is None and (self.resume or self.save_every is not None):
             raise InputError("resume= and save_every= need the folder of the training: give folder=")
@@ -73,6 +76,20 @@ class FitSettings:
                 " privacy=: leave them out, and evaluate what is revealed on examples that may be told of"
             )
         return replace(self, metrics=False)
+
+
+def whole(name: str, number: object) -> int:
+    """Return a setting as an integer.
+
+    Raises:
+        InputError: it is none, or larger than any that means something.
+    """
+    if not isinstance(number, SupportsIndex):
+        raise InputError(f"{name}={number!r}; a whole number is needed")
+    found = int(operator.index(number))
+    if abs(found) >= 1 << 48:
+        raise InputError(f"{name}={number}; less than 2^48 is possible")
+    return found
 
 
 class LogNames(NamedTuple):

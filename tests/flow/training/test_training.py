@@ -111,6 +111,12 @@ async def test_what_cannot_be_trained_is_refused(cluster, data):
     await refused(cluster, logits("mse"), x, y, InputError, "needs numbers")
     await refused(cluster, logits(), x, y, InputError, "batch_size=0", batch_size=0)
     await refused(cluster, logits(), x, y, InputError, "epochs=0", epochs=0)
+    async with await share(logits(), cluster, name="asked") as shared:
+        for ask, settings in ((shared.predict, {"batch_size": 2.5}), (shared.predict, {"memory": 1 << 70})):
+            with pytest.raises(InputError, match=r"(batch_size=2\.5; a whole number|memory=\d+; less than 2\^48)"):
+                await ask(data[0], **settings)
+        with pytest.raises(InputError, match=r"memory=100000\.0; a whole number"):
+            await shared.evaluate(x, y, memory=1e5)
     await refused(cluster, logits(), x, y, TooLarge, "no part of a step is smaller: give memory=", memory=1000)
     await refused(cluster, logits(optimizer=keras.optimizers.SGD(1e-7)), x, y, ModelError, "vanishes in fixed point")
     await refused(cluster, logits(optimizer=keras.optimizers.SGD(0.1, clipvalue=1e-6)), x, y, ModelError, "clipvalue=1e-06")

@@ -1,5 +1,8 @@
 """Operations that say all about themselves: what is missing is found at once, and what each means is what its protocol gives."""
 
+import contextlib
+
+import msgspec
 import numpy as np
 import pytest
 from training_deployment import Trainers
@@ -7,7 +10,7 @@ from training_deployment import Trainers
 from deployment import Deployment, key, random_ring
 from protocols.errors import ProgramError
 from protocols.mpc import operations
-from protocols.mpc.circuit import Builder, meaning
+from protocols.mpc.circuit import Builder, Circuit, meaning
 from protocols.mpc.engine import loops
 from protocols.mpc.engine.operation import Operation
 from protocols.mpc.engine.sides import Clear, Scope, Server
@@ -114,6 +117,20 @@ def test_what_an_operation_means_is_what_its_protocol_gives(name):
     clear = meaning(made, given | tables(made, key("drawn")), lambda shape: np.zeros(shape, np.uint64))
     found = Trainers(made).outputs(given)["out"]
     np.testing.assert_array_equal(found.reshape(clear["out"].shape), clear["out"])
+
+
+@pytest.mark.parametrize("name", CIRCUITS)
+def test_a_circuit_that_differs_in_anything_that_is_public_has_another_fingerprint(name):
+    made, changed = circuit(*CIRCUITS[name]), {bool: lambda one: not one, int: lambda one: one + 1, str: "{}x".format}
+    others = [Circuit(made.ops, made.values, made.outputs, {"kept": 0}), Circuit(made.ops, made.values, {"other": made.outputs["out"]})]
+    for at, op in enumerate(made.ops):
+        for field in op.__struct_fields__:
+            value = getattr(op, field)
+            other = (*value, 1) if isinstance(value, tuple) else 7 if value is None else changed[type(value)](value)
+            with contextlib.suppress(ProgramError):  # what checks itself when it is made
+                ops = (*made.ops[:at], msgspec.structs.replace(op, **{field: other}), *made.ops[at + 1 :])
+                others.append(Circuit(ops, made.values, made.outputs))
+    assert len({made.fingerprint, *(one.fingerprint for one in others)}) == 1 + len(others)
 
 
 @pytest.mark.parametrize("name", CIRCUITS)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from keras import layers, metrics
 
+from protocols.errors import InputError
 from protocols.owner.fit.settings import FitSettings
 from protocols.owner.fitting import Training
 
@@ -57,3 +58,16 @@ def test_a_metric_rises_or_falls_by_what_it_is(kind, case, prefix):
     plain.on_train_begin()
 
     assert seen(shares, running.epoch_ends) == seen(plain, plain.on_epoch_end)
+
+
+@pytest.mark.parametrize("number", [2.5, 1e5, "3", float("nan"), 1 << 70])
+@pytest.mark.parametrize("name", ["epochs", "batch_size", "memory", "initial_epoch", "save_every", "micro_batch_size"])
+def test_what_is_no_number_of_something_is_refused_by_the_name_that_its_user_gave(name, number):
+    given = {"epochs": 3, "batch_size": 2, "memory": 1, "folder": "runs"} | {name: number}
+    with pytest.raises(InputError, match=rf"{name}=.*; (a whole number is needed|less than 2\^48 is possible)"):
+        FitSettings(shuffle=False, metrics=True, **given)
+
+
+def test_numbers_of_numpy_are_numbers_as_they_are_sent():
+    how = FitSettings(epochs=np.int64(3), batch_size=True, memory=np.uint8(9), shuffle=False, metrics=True)
+    assert [(type(one), one) for one in (how.epochs, how.batch_size, how.memory)] == [(int, 3), (int, 1), (int, 9)]
