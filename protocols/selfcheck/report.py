@@ -31,7 +31,7 @@ class Check:
     Attributes:
         samples: how many examples were compared.
         source: where they are from: "calibration", "check" or "drawn" from the input range.
-        error: the largest difference of an output.
+        error: the largest difference of an output on these examples. It is no bound: others may be off by several times as much.
         largest: the largest absolute output of Keras.
         labels: how many labels are other than Keras', or None where there are none.
         undefined: drawn inputs that were left out, since Keras' own outputs for them are NaN or infinite.

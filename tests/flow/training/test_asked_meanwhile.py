@@ -67,6 +67,7 @@ async def test_what_is_asked_while_weights_move_is_asked_of_one_epoch_at_both_se
         assert min(np.abs(found - one).max() for one in steps) < 0.005
 
 
+@pytest.mark.long
 async def test_two_fits_at_once_are_refused_instead_of_undoing_each_other():
     async with inner_cluster(None) as cluster, await share(network(), cluster) as shared:
         outcomes = await asyncio.gather(trained(shared, 2), trained(shared, 2), return_exceptions=True)
