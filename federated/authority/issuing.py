@@ -57,7 +57,10 @@ class MemberRights:
         if self.role not in ROLES:
             raise KeysError(f"there is no role {self.role!r}; there are {', '.join(ROLES)}")
         if not set(self.may) <= set(MAY) or (self.may and self.role != "client") or (self.role == "client" and not self.may):
-            raise KeysError(f"a client may {' or '.join(MAY)}, or both, and has to be told which; other roles say all themselves")
+            raise KeysError(
+                f"{self.name!r}: a client may {' or '.join(MAY)}, or several of them, and has to be told which; other roles say all"
+                " themselves"
+            )
         alternatives(self.hosts)
 
     @property

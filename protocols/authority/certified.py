@@ -17,7 +17,8 @@ from cryptography import x509
 from actors.identity.unreadable import UNREADABLE
 
 ROLES = ("server", "crypto_provider", "aggregator", "owner", "client")
-MAY = ("share", "ask")
+MAY = ("share", "ask", "watch")
+"""`watch` takes a node of the cluster file that says so as well: whoever reads metrics is named there."""
 WORKERS = frozenset({"server", "crypto_provider"})
 _SPACE = "urn:confide:"
 _ROLE, _MAY = f"{_SPACE}role:", f"{_SPACE}may:"

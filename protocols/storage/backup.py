@@ -33,6 +33,7 @@ from protocols.storage.versions import DATA, RUN
 KINDS = (DATA, RUN, MODEL)
 FORMAT = 1
 LIST = "backup.json"
+SUFFIXES = (".share", ".counts")
 KEY = "key"
 """The file in a vault with its key, unless that is elsewhere."""
 
@@ -146,9 +147,11 @@ def restore(backup: Path, folder: Path, key_file: Path | None = None, *, nothing
 
 
 def _labels(vault: Vault) -> list[Label]:
-    unknown = [one.name for one in vault.folder.iterdir() if one.is_dir() and one.name not in KINDS]
+    """List all that is kept. Beside it may lie certificates and what a volume has of its own (`keys`, `lost+found`), no unknown shares."""
+    kept = [path for path in vault.folder.glob("*/*/*") if path.suffix in SUFFIXES]
+    unknown = sorted({path.relative_to(vault.folder).parts[0] for path in kept} - set(KINDS))
     if unknown:
-        raise VaultError(f"{vault.folder} has a folder {unknown[0]!r}, which this version does not know: was a later one used?")
+        raise VaultError(f"{vault.folder} has shares in a folder {unknown[0]!r}, which this version does not know: was a later one used?")
     return [label for kind in KINDS for label in vault.labels(kind)]
 
 
@@ -222,7 +225,7 @@ def _listed(backup: Path, vault: Vault) -> _BackupList:
 
 
 def _files(folder: Path) -> list[Path]:
-    return [path for kind in KINDS for path in sorted((folder / kind).glob("*/*")) if path.suffix in (".share", ".counts")]
+    return [path for kind in KINDS for path in sorted((folder / kind).glob("*/*")) if path.suffix in SUFFIXES]
 
 
 def _digest(path: Path) -> str:

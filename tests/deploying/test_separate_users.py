@@ -85,6 +85,7 @@ class Service:
             manager.setblocking(False)
             self.process = await asyncio.create_subprocess_exec(
                 *as_user(self.uid),
+                PYTHON,
                 *CONFIDE,
                 *given,
                 env=self.environment() | {"NOTIFY_SOCKET": f"@{address}"},

@@ -23,6 +23,7 @@ from federated.authority.authority import Authority, Brought
 from federated.authority.issuing import MemberRights
 from federated.errors import KeysError
 from protocols.authority.certified import Certified, certified
+from protocols.authority.membership import rights_of_member
 from protocols.storage import replacement
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
@@ -188,6 +189,13 @@ def test_requests_that_are_not_signed(tmp_path):
 def test_what_cannot_be_granted(grant, says):
     with pytest.raises(KeysError, match=says):
         MemberRights(**grant)
+
+
+def test_whoever_reads_metrics_has_a_certificate_that_says_so_and_nothing_more():
+    """As docs/observability.md has it: `[nodes.eye]`, a client that may "watch"."""
+    eye = MemberRights("eye", "client", ("watch",))
+    assert str(eye.said) == "client (watch)"
+    assert rights_of_member(eye.said) == frozenset()
 
 
 def test_a_name_belongs_to_one_member(tmp_path):

@@ -77,6 +77,9 @@ async def test_the_commands_check_back_up_and_restore(three):
     await three.share(two_weights(), 4)
     await ask(three, 2)
     folder, copy, new = three.folder / NAMES[0], three.folder / "backup", three.folder / "new"
+    for beside in ("keys", "lost+found"):  # as the units have it, and the root of a volume
+        for place in (folder, new):
+            (place / beside).mkdir(parents=True)
 
     def confide(*arguments):
         shown = CliRunner().invoke(app, ["vault", *map(str, arguments)], env={"COLUMNS": "300"})
@@ -128,6 +131,7 @@ async def test_the_commands_check_back_up_and_restore(three):
     with pytest.raises(VaultError, match="nothing was backed up"):
         backup.back_up(folder, three.folder / "third")
     assert not (three.folder / "third").exists()
-    (folder / "later").mkdir()
+    (folder / "later" / "name").mkdir(parents=True)
+    (folder / "later" / "name" / "1.share").touch()
     code, shown = confide("check", folder)
     assert (code, "was a later one used" in shown) == (1, True), shown
