@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from protocols.serving.allowance import ModelStanding
     from protocols.serving.ticket import Reveal
 
+NOTHING = "nothing is allowed there, also after a backup was put back: confide models limit"
+
 models = typer.Typer(help="List, limit, stop and update the models that stay with the workers of a cluster, for whoever has their rights.")
 
 Rights = Annotated[Path, typer.Option("--models", help="folder with the rights: NAME.model.json", file_okay=False)]
@@ -168,7 +170,8 @@ def _row(standings: dict[str, ModelStanding | str]) -> tuple[tuple[str, ...], bo
 
     told_of = [one for one in standings.values() if isinstance(one, ModelStanding)]
     terms = [one.allowance.terms for one in told_of if one.allowance is not None]
-    waits = [f"{url}: {one if isinstance(one, str) else one.waits}" for url, one in standings.items() if isinstance(one, str) or one.waits]
+    why = {url: one if isinstance(one, str) else one.waits or ("" if one.allowance else NOTHING) for url, one in standings.items()}
+    waits = [f"{url}: {one}" for url, one in why.items() if one]
     requests, examples = (max((getattr(one, what) for one in told_of), default=0) for what in ("requests", "examples"))
     least = min((one.total for one in terms), default=0)
     limits = [one.examples for one in terms if one.examples is not None]

@@ -103,3 +103,15 @@ async def test_what_cannot_be_is_one_line(three):
     right.rename(right.with_name("other.model.json"))
     code, shown = await confide("models", "stop", "other", *where)
     assert (code, "is the right to a model named 'ward'" in shown) == (1, True)
+
+
+async def test_a_model_for_which_nothing_is_allowed_is_not_said_to_be_served(three):
+    """As where a backup was put back: each worker waits for its owner."""
+    saved(three.folder / "ward.keras")
+    where = [word for address in three.addresses for word in ("--worker", address)] + ["--models", three.folder]
+    await three.share(keras.models.load_model(three.folder / "ward.keras"), 0, name="ward")
+    code, shown = await confide("models", "list", *where)
+    assert (code, shown.count("nothing is allowed there"), "served" in shown) == (1, 3, False), shown
+    assert (await confide("models", "limit", "ward", "--requests", 2, "--reveal", "logits", *where))[0] == 0
+    code, shown = await confide("models", "list", *where)
+    assert (code, "served" in shown) == (0, True), shown
