@@ -61,7 +61,11 @@ def close(found, expected, atol=2e-5):
         np.testing.assert_allclose(one, other, atol=atol)
 
 
-@pytest.mark.parametrize(("aggregation", "atol"), [(None, 2e-5), (SecureAggregation(clip=1e4), 2e-3)], ids=["sight", "secure"])
+@pytest.mark.parametrize(
+    ("aggregation", "atol"),
+    [(None, 2e-5), pytest.param(SecureAggregation(clip=1e4), 2e-3, marks=pytest.mark.long)],
+    ids=["sight", "secure"],
+)
 async def test_as_the_paper_says(aggregation, atol):
     start = [np.array(one, np.float64) for one in build().get_weights()]
     (first, second), chosen = ifca(5, [start, OTHER])
@@ -95,6 +99,7 @@ async def test_starts_are_other_draws_of_the_same_numbers():
         np.testing.assert_array_equal(np.sort(other.ravel()), np.sort(kernel.ravel()))
 
 
+@pytest.mark.long
 async def test_a_run_that_is_resumed_is_the_uninterrupted_one(tmp_path):
     async with federation(strategy()) as run:
         _ = [one async for one in run.rounds(4)]
