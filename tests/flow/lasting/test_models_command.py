@@ -111,7 +111,8 @@ async def test_a_model_for_which_nothing_is_allowed_is_not_said_to_be_served(thr
     where = [word for address in three.addresses for word in ("--worker", address)] + ["--models", three.folder]
     await three.share(keras.models.load_model(three.folder / "ward.keras"), 0, name="ward")
     code, shown = await confide("models", "list", *where)
-    assert (code, shown.count("nothing is allowed there"), "served" in shown) == (1, 3, False), shown
+    letters = "".join(filter(str.isalpha, shown))  # a narrow table breaks lines
+    assert (code, letters.count("nothingisallowedthere"), "served" in shown) == (1, 3, False), shown
     assert (await confide("models", "limit", "ward", "--requests", 2, "--reveal", "logits", *where))[0] == 0
     code, shown = await confide("models", "list", *where)
     assert (code, "served" in shown) == (0, True), shown
